@@ -1,0 +1,40 @@
+# Every target works on a fresh clone: it makes the environment in .venv first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+EXTRAS := all,dev
+
+.DEFAULT_GOAL := help
+.PHONY: help setup types lint format test demo clean
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
+
+$(VENV)/.ready: pyproject.toml setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet 'uv>=0.5'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[$(EXTRAS)]'
+	touch $@
+
+setup: $(VENV)/.ready ## make the environment in .venv
+
+types: setup # links through which type checkers see the folders as lt.*
+	@mkdir -p build/types/lt
+	@for p in __init__.py py.typed; do ln -sfn ../../../lt/$$p build/types/lt/$$p; done
+	@for d in cli datagen models recipes; do ln -sfn ../../../$$d build/types/lt/$$d; done
+
+lint: types ## ruff, pyright, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: setup ## let ruff lay the code out
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: setup ## all tests (two cores: under 25 minutes)
+	$(BIN)/python -m pytest -n 2 -q
+
+clean: ## remove the environment and what was built
+	rm -rf $(VENV) build dist *.egg-info
