@@ -27,7 +27,7 @@ lint: types ## ruff, pyright, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/lint-imports
+	cd build/types && ../../$(BIN)/lint-imports --no-logo --config ../../pyproject.toml
 
 format: setup ## let ruff lay the code out
 	$(BIN)/ruff check --fix .

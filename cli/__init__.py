@@ -1,0 +1,1 @@
+"""The command line: parse, call, print. One file a verb; no logic, no torch at import."""

@@ -1,0 +1,1 @@
+"""How data is made: sources, stages and the engine that runs them over shards."""

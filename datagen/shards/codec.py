@@ -1,0 +1,163 @@
+"""Field values to bytes and back: pictures, text, json, arrays.
+
+Letters: h, w = height, width in pixels; c = channels (3 = RGB, 4 = RGBA with straight alpha), uint8 sRGB.
+"""
+
+import io
+import json
+import warnings
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from lt.datagen.shards.errors import SampleError
+
+MAX_PIXELS = 8192 * 8192
+"""Pictures with more pixels are refused before they are decoded (decompression bombs)."""
+MAX_JSON_BYTES = 64 * 2**20
+
+PICTURE_FIELDS = ("jpg", "png", "webp")
+_PIL_FORMAT = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
+
+
+def kind_of(field: str) -> str:
+    """The last suffix of a field name: `layer-00.png` is a `png`."""
+    return field.rsplit(".", 1)[-1].lower()
+
+
+def is_image(field: str) -> bool:
+    return kind_of(field) in _PIL_FORMAT
+
+
+def encode(field: str, value: Any) -> bytes:
+    """Encode `value` as the bytes of `field`. Bytes pass unchanged.
+
+    The same value gives the same bytes on every run. `parts.png` is written as given (8-bit indices, [h, w]).
+
+    Raises:
+        SampleError: the value does not fit the field (a lone surrogate in text, a float picture ...).
+    """
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    kind = kind_of(field)
+    if kind in _PIL_FORMAT:
+        return encode_image(value, kind)
+    if kind == "json":
+        return _utf8(json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")), field)
+    if kind == "npy":
+        buffer = io.BytesIO()
+        np.save(buffer, np.asarray(value), allow_pickle=False)
+        return buffer.getvalue()
+    return _utf8(str(value), field)
+
+
+def decode(field: str, data: bytes) -> Any:
+    """Decode the bytes of `field`: pictures to uint8 [h, w] or [h, w, c], text to str, json to its value, npy to arrays.
+
+    Fields of an unknown kind come back as bytes.
+
+    Raises:
+        SampleError: the bytes are not what the field says.
+    """
+    kind = kind_of(field)
+    if kind in _PIL_FORMAT:
+        return decode_image(data)
+    if kind == "txt":
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise SampleError("invalid-utf8", f"{field}: {error}") from None
+    if kind == "json":
+        return _decode_json(field, data)
+    if kind == "npy":
+        return _decode_npy(field, data)
+    return data
+
+
+def encode_image(pixels: np.ndarray, kind: str) -> bytes:
+    """uint8 [h, w], [h, w, 3] or [h, w, 4] to JPEG (quality 95, no chroma subsampling), PNG or lossless WebP."""
+    pixels = np.asarray(pixels)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or 0 in pixels.shape:
+        raise SampleError("bad-picture-value", f"want uint8 [h, w] or [h, w, c], got {pixels.dtype} {pixels.shape}")
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels)
+    if kind in ("jpg", "jpeg"):
+        image.save(buffer, "JPEG", quality=95, subsampling=0)
+    elif kind == "png":
+        image.save(buffer, "PNG", compress_level=4)
+    else:
+        image.save(buffer, "WEBP", lossless=True, exact=True)
+    return buffer.getvalue()
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Open JPEG, PNG or WebP bytes lazily, after checking the stated size against `MAX_PIXELS`.
+
+    Raises:
+        SampleError: `empty-image`, `undecodable-image` or `image-too-large`.
+    """
+    if not data:
+        raise SampleError("empty-image", "0 bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
+    except Image.DecompressionBombError as error:
+        raise SampleError("image-too-large", str(error)) from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise SampleError("undecodable-image", _short(error)) from None
+    if image.width * image.height > MAX_PIXELS:
+        raise SampleError("image-too-large", f"{image.width}x{image.height} pixels", image.width * image.height)
+    return image
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """JPEG, PNG or WebP bytes to uint8 [h, w] (grey, palette index) or [h, w, 3 | 4]. Truncated pictures are refused."""
+    image = open_image(data)
+    try:
+        if image.mode not in ("L", "P", "RGB", "RGBA"):
+            image = image.convert("RGBA" if "A" in image.getbands() else "RGB")
+        return np.asarray(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise SampleError("undecodable-image", _short(error)) from None
+
+
+def to_rgb(pixels: np.ndarray) -> np.ndarray:
+    """Grey [h, w] or RGBA [h, w, 4] (over white) to RGB [h, w, 3]; RGB passes unchanged."""
+    if pixels.ndim == 2:
+        return np.repeat(pixels[:, :, None], 3, axis=2)
+    if pixels.shape[2] == 4:
+        alpha = pixels[:, :, 3:].astype(np.uint16)
+        blended = (pixels[:, :, :3].astype(np.uint16) * alpha + 255 * (255 - alpha) + 127) // 255
+        return blended.astype(np.uint8)
+    return pixels
+
+
+def _decode_json(field: str, data: bytes) -> Any:
+    if len(data) > MAX_JSON_BYTES:
+        raise SampleError("json-too-large", f"{field}: {len(data)} bytes", len(data))
+    try:
+        return json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise SampleError("invalid-utf8", f"{field}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise SampleError("invalid-json", f"{field}: {_short(error)}") from None
+
+
+def _decode_npy(field: str, data: bytes) -> np.ndarray:
+    try:
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise SampleError("invalid-npy", f"{field}: {_short(error)}") from None
+
+
+def _utf8(text: str, field: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise SampleError("invalid-unicode", f"{field}: {error.reason}") from None
+
+
+def _short(error: Exception) -> str:
+    return str(error).replace("\n", " ")[:200]

@@ -1,0 +1,142 @@
+"""The two json files that make a folder of tars trustworthy: a sidecar beside every shard, one manifest over all.
+
+layers-coco/
+  manifest.json            pipeline, settings, digests, counts, fields, totals of every stage's figures
+  shard-000000.tar         plain WebDataset
+  shard-000000.json        sidecar: task digest, count, sha256, byte offsets, seconds and items per stage
+  rejects-000000.parquet   every sample dropped: key, stage, reason, figure, metadata
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lt.datagen.shards.errors import ShardError
+from lt.datagen.shards.storage import write_json
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+SHARD_NAME = re.compile(r"shard-(\d{6})\.tar")
+
+
+def shard_name(number: int) -> str:
+    return f"shard-{number:06d}.tar"
+
+
+def rejects_name(number: int) -> str:
+    return f"rejects-{number:06d}.parquet"
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    schema_version: int = SCHEMA
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read and check the file. Raises ShardError naming what is wrong."""
+        try:
+            return parse_document(cls, Path(path).read_bytes(), str(path))
+        except FileNotFoundError:
+            raise ShardError(
+                f"{path} is missing.", "Run the command that makes this folder again: it continues."
+            ) from None
+
+    def save(self, path: str | Path) -> None:
+        write_json(path, self.model_dump(mode="json"))
+
+
+Document = TypeVar("Document", bound=_Document)
+
+
+def parse_document(kind: type[Document], data: bytes, where: str) -> Document:
+    """Parse the bytes of a sidecar or manifest. Raises ShardError naming the field that is wrong."""
+    try:
+        document = kind.model_validate(json.loads(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"][:3])
+        raise ShardError(f"{where}: {field}: {first['msg']}.", "The file is damaged or not ours.") from None
+    except (ValueError, RecursionError) as error:
+        raise ShardError(f"{where} is not valid json ({error}).", "The file is damaged or not ours.") from None
+    if document.schema_version > SCHEMA:
+        raise ShardError(
+            f"{where} has schema version {document.schema_version}; this lt knows up to {SCHEMA}.", "Update lt-toolkit."
+        )
+    return document
+
+
+class StageFigures(BaseModel):
+    """What one stage did. Figures of several shards add up.
+
+    `seconds` is the stage's own time; `model_seconds` the part of it spent inside models.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    kept: int = 0
+    rejected: dict[str, int] = Field(default_factory=dict)
+    seconds: float = 0.0
+    model_seconds: float = 0.0
+
+    def add(self, other: "StageFigures") -> None:
+        self.kept += other.kept
+        self.seconds += other.seconds
+        self.model_seconds += other.model_seconds
+        for reason, count in other.rejected.items():
+            self.rejected[reason] = self.rejected.get(reason, 0) + count
+
+
+class Sidecar(_Document):
+    """What is known of one shard. `index[key][field]` = [offset, size, crc32] of the field's bytes in the tar."""
+
+    shard: str
+    task: str = ""
+    count: int
+    bytes: int
+    sha256: str
+    fields: list[str]
+    rejected: int = 0
+    stages: list[StageFigures] = Field(default_factory=list)
+    index: dict[str, dict[str, tuple[int, int, int]]]
+
+
+class ShardEntry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    count: int
+    bytes: int
+    sha256: str
+
+
+class Manifest(_Document):
+    """What a folder of shards is, how it was made and what it holds.
+
+    `run` is the digest of (pipeline, settings, inputs, code version): a run with another digest is refused here.
+    `tolerance` is the largest recomposition error (RMS over sRGB bytes / 255) that `verify` accepts.
+    """
+
+    pipeline: str
+    run: str = ""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    inputs: list[str] = Field(default_factory=list)
+    code_version: str = ""
+    complete: bool = False
+    tasks: int = 0
+    count: int = 0
+    rejected: dict[str, int] = Field(default_factory=dict)
+    fields: list[str] = Field(default_factory=list)
+    stages: list[StageFigures] = Field(default_factory=list)
+    shards: list[ShardEntry] = Field(default_factory=list)
+    tolerance: float | None = None
+    licences: list[str] = Field(default_factory=list)
+
+
+def add_stage_figures(totals: list[StageFigures], more: list[StageFigures]) -> list[StageFigures]:
+    """Stage figures of two shards added up by name, in the order first seen."""
+    by_name = {figures.name: figures.model_copy(deep=True) for figures in totals}
+    for figures in more:
+        by_name.setdefault(figures.name, StageFigures(name=figures.name)).add(figures)
+    return list(by_name.values())

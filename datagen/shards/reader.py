@@ -1,0 +1,181 @@
+"""Read shards in order or by key: our folders, foreign WebDataset tars, local or remote.
+
+A broken sample is never passed on: bytes are checked against the sidecar's crc32, fields must lie together, keys must be unique.
+What cannot be trusted is raised as a ShardError, or handed to `on_bad` as a Reject where the caller wants to go on.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from zlib import crc32
+
+from lt.datagen.shards.errors import ShardError
+from lt.datagen.shards.index import Places, ShardIndex, load_index
+from lt.datagen.shards.manifest import MANIFEST, Manifest, parse_document
+from lt.datagen.shards.remote import Location
+from lt.datagen.shards.sample import Reject, Sample
+
+OnBad = Callable[[Reject], None]
+_READ_AHEAD = 4 * 2**20
+
+
+class Shard:
+    """One tar with its index."""
+
+    def __init__(self, location: Location):
+        self.location = location
+        self._ranges = location.ranges()
+
+    @property
+    def name(self) -> str:
+        return self.location.name
+
+    @cached_property
+    def index(self) -> ShardIndex:
+        return load_index(self.location)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Keys in the order of the tar."""
+        return list(self.index.samples)
+
+    def __len__(self) -> int:
+        return len(self.index.samples)
+
+    def read(self, key: str) -> Sample:
+        """One sample by key. Raises KeyError if it is not here, ShardError if its bytes are not what was written."""
+        places = self.index.samples[key]
+        start, stop = _span(places)
+        return self._cut(key, places, self._ranges.read(start, stop - start), start)
+
+    def samples(self, on_bad: OnBad | None = None) -> Iterator[Sample]:
+        """All samples in order; `on_bad` gets what must not be passed on, without it the first such raises ShardError."""
+        for problem in self.index.problems:
+            if on_bad is None:
+                raise ShardError(f"{self.location}: {problem.name or 'archive'}: {problem.reason} ({problem.detail}).")
+            on_bad(Reject(problem.name or self.name, problem.reason, problem.detail, stage="read"))
+        window, window_start = b"", 0
+        for key, places in self.index.samples.items():
+            start, stop = _span(places)
+            if start < window_start or stop > window_start + len(window):
+                window = self._ranges.read(start, max(stop - start, _READ_AHEAD))
+                window_start = start
+            try:
+                yield self._cut(key, places, window, window_start)
+            except ShardError as error:
+                if on_bad is None:
+                    raise
+                on_bad(Reject(key, "damaged-bytes", error.message, stage="read"))
+
+    def close(self) -> None:
+        self._ranges.close()
+
+    def _cut(self, key: str, places: Places, window: bytes, window_start: int) -> Sample:
+        sample = Sample(key)
+        for name, (offset, size, checksum) in places.items():
+            data = window[offset - window_start : offset - window_start + size]
+            if len(data) != size or (checksum is not None and crc32(data) != checksum):
+                what = "is cut short" if len(data) != size else "does not match its checksum"
+                raise ShardError(f"{self.location}: {key}.{name} {what}.", "Make this shard again, or fetch it again.")
+            sample[name] = data
+        return sample
+
+
+class Shards:
+    """A set of shards, in order. Iterate it, ask it by key, or ask for its manifest (None if foreign).
+
+    >>> shards = open_shards("data/scenes")                           # doctest: +SKIP
+    >>> len(shards), shards["scene-000001"]["json"]["captions"]["en"]  # doctest: +SKIP
+    """
+
+    def __init__(self, locations: list[Location], manifest: Manifest | None = None, root: Location | None = None):
+        self.shards = [Shard(location) for location in locations]
+        self.manifest = manifest
+        self.root = root
+
+    def __len__(self) -> int:
+        return sum(len(shard) for shard in self.shards)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self.samples()
+
+    def samples(self, on_bad: OnBad | None = None) -> Iterator[Sample]:
+        """All samples of all shards in order; see `Shard.samples` for `on_bad`."""
+        for shard in self.shards:
+            yield from shard.samples(on_bad)
+            shard.close()
+
+    def keys(self) -> Iterator[str]:
+        for shard in self.shards:
+            yield from shard.keys
+
+    @cached_property
+    def _shard_of(self) -> dict[str, Shard]:
+        return {key: shard for shard in self.shards for key in shard.keys}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._shard_of
+
+    def __getitem__(self, key: str) -> Sample:
+        try:
+            return self._shard_of[key].read(key)
+        except KeyError:
+            raise ShardError(
+                f"No sample {key!r} in {self.root or 'these shards'}.", "`lt shards ls` lists the keys."
+            ) from None
+
+    def digest(self) -> str:
+        """sha256 over names and contents' digests: what checkpoints and numbers store as their data.
+
+        Foreign shards, which state no digest, count with url, size and time of change.
+        """
+        from lt.datagen.shards.storage import digest_of
+
+        return digest_of([shard_identity(shard) for shard in self.shards])
+
+    def webdataset(self):
+        """The same shards as a stock `webdataset.WebDataset` pipeline, for code that is built on it."""
+        from webdataset.compat import WebDataset
+
+        return WebDataset([shard.location.url for shard in self.shards], shardshuffle=False)
+
+
+def shard_identity(shard: Shard) -> list[str]:
+    """Name and sha256 of a shard; for a foreign one its url, size and time of change."""
+    sidecar = shard.index.sidecar
+    if sidecar is not None:
+        return [shard.name, sidecar.sha256]
+    size, stamp = shard.location.stat()
+    return [shard.location.url, str(size), stamp]
+
+
+def open_shards(where: str) -> Shards:
+    """Open a folder of shards, one tar, a brace pattern (`part-{000..009}.tar`) or a URL of any of these.
+
+    Raises:
+        ShardError: nothing is there, or the manifest is damaged.
+    """
+    where = str(where)
+    if "{" in where:
+        import braceexpand
+
+        return Shards([Location(url) for url in braceexpand.braceexpand(where)])
+    root = Location(where)
+    if where.endswith(".tar"):
+        root.stat()
+        return Shards([root], root=root)
+    manifest = _load_manifest(root)
+    tars = [root / entry.name for entry in manifest.shards] if manifest and manifest.complete else root.list_tars()
+    if not tars and not (manifest and manifest.complete):
+        raise ShardError(f"No shards (*.tar) in {where}.", "Name a folder that holds .tar files, or one .tar file.")
+    return Shards(tars, manifest, root)
+
+
+def _load_manifest(root: Location) -> Manifest | None:
+    data = (root / MANIFEST).read_if_present() if not root.is_local or root.path.is_dir() else None
+    if data is None or b'"schema_version"' not in data[:200]:
+        return None
+    return parse_document(Manifest, data, str(root / MANIFEST))
+
+
+def _span(places: Places) -> tuple[int, int]:
+    return min(place[0] for place in places.values()), max(place[0] + place[1] for place in places.values())

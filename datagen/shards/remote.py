@@ -1,0 +1,137 @@
+"""Where shards lie: local paths by plain system calls, everything else (s3://, http://, memory:// ...) through fsspec."""
+
+import io
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lt.datagen.shards.errors import ShardError
+
+_URL = re.compile(r"[a-z][a-z0-9+.\-]+://", re.IGNORECASE)
+
+
+@dataclass(slots=True, frozen=True)
+class Location:
+    """A file by path or URL, with the few operations that shards need."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def is_local(self) -> bool:
+        return not _URL.match(self.url)
+
+    @property
+    def path(self) -> Path:
+        return Path(self.url)
+
+    @property
+    def name(self) -> str:
+        return self.url.rstrip("/").rsplit("/", 1)[-1]
+
+    def __truediv__(self, name: str) -> "Location":
+        return Location(f"{self.url.rstrip('/')}/{name}")
+
+    def with_suffix(self, suffix: str) -> "Location":
+        return Location(self.url.removesuffix(".tar") + suffix)
+
+    def stat(self) -> tuple[int, str]:
+        """Size in bytes and a text that changes when the file changes ("" where the store tells none)."""
+        try:
+            if self.is_local:
+                found = self.path.stat()
+                return found.st_size, str(found.st_mtime_ns)
+            info = self._filesystem().info(self.url)
+            stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
+            return int(info["size"]), str(stamp)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise self._unreadable(error) from error
+
+    def open(self) -> BinaryIO:
+        """Open for reading with seek; remote files are read in ranges."""
+        try:
+            if self.is_local:
+                return self.path.open("rb")
+            return self._filesystem().open(self.url, "rb")
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def read_if_present(self) -> bytes | None:
+        """All bytes, or None if there is no such file."""
+        try:
+            if self.is_local:
+                return self.path.read_bytes()
+            return self._filesystem().cat_file(self.url)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def list_tars(self) -> list["Location"]:
+        """All `*.tar` of a folder, sorted by name. Empty if it is not a folder or none is there."""
+        if self.is_local:
+            return [Location(str(path)) for path in sorted(self.path.glob("*.tar"))]
+        try:
+            found = self._filesystem().ls(self.url, detail=False)
+        except (OSError, NotImplementedError) as error:
+            raise self._unreadable(error) from error
+        names = sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found})
+        return [self / name for name in names if name.endswith(".tar")]
+
+    def ranges(self) -> "RangeReader":
+        return RangeReader(self)
+
+    def _filesystem(self) -> Any:
+        import fsspec
+
+        try:
+            return fsspec.core.url_to_fs(self.url)[0]
+        except (ImportError, ValueError) as error:
+            raise ShardError(f"Cannot open {self.url}: {error}", "pip install 'lt-toolkit[remote]'") from error
+
+    def _unreadable(self, error: Exception) -> ShardError:
+        reason = getattr(error, "strerror", None) or error or type(error).__name__
+        return ShardError(f"Cannot read {self.url}: {reason}.", "Check the path or URL.")
+
+
+class RangeReader:
+    """Random reads from one file, opened at the first read."""
+
+    def __init__(self, location: Location):
+        self._location = location
+        self._descriptor: int | None = None
+        self._file: io.IOBase | BinaryIO | None = None
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes [offset, offset + size); fewer only at the end of the file."""
+        try:
+            if self._location.is_local:
+                if self._descriptor is None:
+                    self._descriptor = os.open(self._location.url, os.O_RDONLY)
+                return os.pread(self._descriptor, size, offset)
+            if self._file is None:
+                self._file = self._location.open()
+            self._file.seek(offset)
+            return self._file.read(size)  # type: ignore[union-attr]
+        except OSError as error:
+            raise self._location._unreadable(error) from error
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        if self._file is not None:
+            self._file.close()
+        self._descriptor = self._file = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __getstate__(self) -> Location:  # file handles do not cross process borders
+        return self._location
+
+    def __setstate__(self, location: Location) -> None:
+        self.__init__(location)

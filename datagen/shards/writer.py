@@ -1,0 +1,193 @@
+"""One shard, written atomically: tar, rejects, sidecar; the sidecar comes last and means "finished"."""
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from lt.datagen.shards import tar
+from lt.datagen.shards.errors import LtError, SampleError
+from lt.datagen.shards.manifest import Sidecar, StageFigures
+from lt.datagen.shards.sample import Reject, Sample, check_key
+from lt.datagen.shards.storage import TEMP_MARK, atomic_file, write_error
+
+_RECORD = 20 * tar.BLOCK  # tar's own record size: the archive is padded to a multiple of it
+
+
+class ShardWriter:
+    """Write samples into `<folder>/shard-000000.tar`, then its sidecar, or nothing at all if the block fails.
+
+        with ShardWriter(folder / "shard-000000.tar", task=digest) as writer:
+            writer.write(sample)
+
+    A sample that cannot be written (bad key, undecodable value, second use of a key) is not: it goes to `rejects` under
+    its reason and into the rejects file beside the shard. `write` says which of the two happened.
+    """
+
+    def __init__(self, path: str | Path, task: str = "", durable: bool = True):
+        self.path = Path(path)
+        self.task = task
+        self.stages: list[StageFigures] = []
+        self.rejects: list[Reject] = []
+        self.sidecar: Sidecar | None = None
+        self._durable = durable
+        self._index: dict[str, dict[str, tuple[int, int, int]]] = {}
+        self._fields: Counter[str] = Counter()
+        self._hash = hashlib.sha256()
+        self._position = 0
+        self._file: IO[bytes] | None = None
+        self._exit = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        self._temporary = self.path.with_name(f"{self.path.name}{TEMP_MARK}{uuid.uuid4().hex[:8]}")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._temporary.open("wb", buffering=2**20)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            with contextlib.suppress(OSError):
+                if self._file is not None:
+                    self._file.close()
+            with contextlib.suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
+
+    @property
+    def bytes_written(self) -> int:
+        return self._position
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def write(self, sample: Sample) -> bool:
+        """Append `sample`; True if it was written, False if it became a reject. Raises LtError if the disk refuses."""
+        try:
+            key = check_key(sample.key)
+            if key in self._index:
+                raise SampleError("duplicate-key", f"{key} was written to this shard before")
+            encoded = {name: sample.encoded(name) for name in sample.fields}
+            if not encoded:
+                raise SampleError("empty-sample", "no fields")
+        except SampleError as error:
+            self.reject(Reject.of(sample, error.reason, error.figure, error.detail), stage="write")
+            return False
+        self._append(key, encoded)
+        return True
+
+    def reject(self, reject: Reject, stage: str = "") -> None:
+        """Record a dropped sample; `stage` fills in the reject's stage where it has none."""
+        reject.stage = reject.stage or stage
+        self.rejects.append(reject)
+
+    def _append(self, key: str, encoded: dict[str, bytes]) -> None:
+        places, chunks, position = {}, [], self._position
+        for name, data in encoded.items():
+            head = tar.header(f"{key}.{name}", len(data))
+            places[name] = (position + len(head), len(data), zlib.crc32(data))
+            chunks += [head, data, bytes(-len(data) % tar.BLOCK)]
+            position += len(head) + len(data) + -len(data) % tar.BLOCK
+        self._emit(b"".join(chunks))
+        self._index[key] = places
+        self._fields.update(encoded.keys())
+
+    def _emit(self, data: bytes) -> None:
+        assert self._file is not None, "use ShardWriter in a with block"
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        self._hash.update(data)
+        self._position += len(data)
+
+    def _finish(self) -> None:
+        self._emit(tar.END_OF_ARCHIVE)
+        self._emit(bytes(-self._position % _RECORD))
+        assert self._file is not None
+        try:
+            self._file.flush()
+            if self._durable:
+                os.fsync(self._file.fileno())
+            self._file.close()
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        rejects_path = self.path.with_name(self.path.name.replace("shard-", "rejects-").replace(".tar", ".parquet"))
+        rejects_path.unlink(missing_ok=True)
+        if self.rejects:
+            write_rejects(rejects_path, self.rejects)
+        self.sidecar = Sidecar(
+            shard=self.path.name,
+            task=self.task,
+            count=len(self._index),
+            bytes=self._position,
+            sha256=self._hash.hexdigest(),
+            fields=sorted(self._fields),
+            rejected=len(self.rejects),
+            stages=self.stages,
+            index=self._index,
+        )
+        sidecar_path = self.path.with_suffix(".json")
+        try:
+            sidecar_path.unlink(missing_ok=True)  # an older sidecar must never stand beside the new tar
+            if self._index:
+                self._temporary.replace(self.path)
+            else:  # stock readers stop at a tar without samples
+                self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        with atomic_file(sidecar_path, durable=self._durable) as file:
+            file.write(self.sidecar.model_dump_json().encode())
+
+
+def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:
+    """Write rejects as parquet: key, stage, reason, figure, detail, meta (json text)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = list(rejects)
+    table = pa.table(
+        {
+            "key": pa.array([_clean(row.key) for row in rows], pa.string()),
+            "stage": pa.array([row.stage for row in rows], pa.string()),
+            "reason": pa.array([row.reason for row in rows], pa.string()),
+            "figure": pa.array([row.figure for row in rows], pa.float64()),
+            "detail": pa.array([_clean(row.detail) for row in rows], pa.string()),
+            "meta": pa.array(
+                [_clean(json.dumps(row.meta, ensure_ascii=False, default=str)) for row in rows], pa.string()
+            ),
+        }
+    )
+    with atomic_file(path) as file:
+        pq.write_table(table, file)
+
+
+def read_rejects(path: Path) -> list[Reject]:
+    """Read what `write_rejects` wrote. Raises LtError if the file is damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise LtError(
+            f"{path} cannot be read ({error}).", "Remove the shard's sidecar and run the same command again."
+        ) from None
+    return [Reject(**{**row, "meta": json.loads(row["meta"])}) for row in rows]
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,1 @@
+"""Where samples come from: COCO, folders, shards and the built-in worlds."""

@@ -1,0 +1,1 @@
+"""Pretrained experts behind small protocols: detect, segment, caption, inpaint, pose, edges, parse."""
