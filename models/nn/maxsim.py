@@ -1,0 +1,162 @@
+"""Token-wise max-similarity (FILIP, arXiv 2111.07783, equations 4 and 5), exact, in blocks, with a backward pass of its own.
+
+Letters: b pictures of n patches, c texts of L words, width d.
+
+    s_i[i, j] = mean over patches k of            max over real words l of <patch_ik, word_jl>
+    s_t[i, j] = mean over real words l of         max over patches k of    <patch_ik, word_jl>
+
+All products together are b x c x n x L numbers: 411 MB at b = c = 256, n = 49, L = 32, which autograd then copies. Here
+a block of products lives only until its maxima and their positions are known; the backward pass needs nothing but the
+tokens and those positions, because the gradient of a maximum flows only through the winning pair.
+
+A text without any real word has no best match: both of its similarities are 0, with no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Pads = Literal["exclude", "zero"]
+Wanted = Literal["both", "image", "text"]
+
+BLOCK = 1 << 21  # products held at once: 8 MB in fp32, which stays in a last-level cache
+
+
+def token_similarity(
+    patches: Tensor,
+    words: Tensor,
+    mask: Tensor | None = None,
+    *,
+    wanted: Wanted = "both",
+    pads: Pads = "exclude",
+    product: torch.dtype | None = None,
+    block: int = BLOCK,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Both token-wise similarities of all pairs, (s_i, s_t), each [b, c] in fp32 (fp64 for fp64 tokens).
+
+    Args:
+        patches: [b, n, d] picture tokens. No padding: every one counts.
+        words: [c, L, d] text tokens.
+        mask: [c, L], True for real words; None when all are real.
+        wanted: "image" or "text" leaves the other similarity out (None), where a rank needs only one of them.
+        pads: "exclude" is the paper's rule. "zero" lets a padded place compete as a zero vector in s_i, as the code released with
+            Wukong does: a patch whose real matches are all negative then scores 0.
+        product: type of the matrix products (FILIP uses fp16); None keeps that of the tokens. Means and gradients stay in fp32.
+        block: how many products to hold at once.
+    """
+    if mask is None:
+        mask = torch.ones(words.shape[:2], dtype=torch.bool, device=words.device)
+    count = mask.sum(1)
+    weight = mask.to(torch.promote_types(patches.dtype, torch.float32)) / count.clamp(min=1)[:, None]
+    words = _fill_pads(words, mask) if pads == "exclude" else words * mask[..., None]
+    with torch.autocast(patches.device.type, enabled=False):
+        s_i, s_t = _TokenSimilarity.apply(patches, words, weight, _Plan(wanted, product, block))
+    return (s_i * (count > 0) if s_i is not None else None), s_t
+
+
+def naive_token_similarity(patches: Tensor, words: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The definition in three lines, holding all products: the reference for tests and benchmarks. Same result, pads excluded."""
+    if mask is None:
+        mask = torch.ones(words.shape[:2], dtype=torch.bool, device=words.device)
+    products = torch.einsum("ikd,jld->ijkl", patches, words)
+    real = mask[None, :, None, :]
+    s_i = products.masked_fill(~real, -torch.inf).amax(3).mean(2).masked_fill(~mask.any(1), 0)
+    s_t = (products.amax(2) * mask).sum(2) / mask.sum(1).clamp(min=1)
+    return s_i, s_t
+
+
+def _fill_pads(words: Tensor, mask: Tensor) -> Tensor:
+    """Put the text's first real word in each padded place: no maximum changes, and blocks need no masking pass."""
+    places = torch.arange(words.shape[1], device=words.device)
+    source = torch.where(mask, places, mask.int().argmax(1)[:, None])
+    return words.gather(1, source[..., None].expand_as(words))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    wanted: Wanted
+    product: torch.dtype | None
+    block: int
+
+    def blocks(self, b: int, n: int, c: int, length: int) -> Iterator[tuple[slice, slice]]:
+        """Blocks of pictures and texts of at most `block` products (at least one pair)."""
+        texts = max(1, min(c, self.block // (n * length)))
+        pictures = max(1, min(b, self.block // (n * length * texts)))
+        for j in range(0, c, texts):
+            for i in range(0, b, pictures):
+                yield slice(i, min(i + pictures, b)), slice(j, min(j + texts, c))
+
+
+class _TokenSimilarity(torch.autograd.Function):
+    """(s_i, s_t) for filled words [c, L, d] and the weight [c, L] of each word in the mean over words (0 for pads)."""
+
+    @staticmethod
+    def forward(ctx, patches: Tensor, words: Tensor, weight: Tensor, plan: _Plan):
+        (b, n, _), (c, length, _) = patches.shape, words.shape
+        v, t = (x.to(plan.product or x.dtype) for x in (patches, words))
+        keep = any(ctx.needs_input_grad[:2])
+        s_i = weight.new_empty(b, c) if plan.wanted != "text" else None
+        s_t = weight.new_empty(b, c) if plan.wanted != "image" else None
+        best_word = _positions((b, n, c), length, v.device) if keep and s_i is not None else None
+        best_patch = _positions((b, c, length), n, v.device) if keep and s_t is not None else None
+        for i, j in plan.blocks(b, n, c, length):
+            products = (v[i].flatten(0, 1) @ t[j].flatten(0, 1).T).view(i.stop - i.start, n, j.stop - j.start, length)
+            if s_i is not None:
+                s_i[i, j] = (
+                    _best(products, 3, None if best_word is None else best_word[i, :, j]).to(weight.dtype).mean(1)
+                )
+            if s_t is not None:
+                best = _best(products, 1, None if best_patch is None else best_patch[i, j])
+                s_t[i, j] = (best * weight[j]).sum(2)
+        ctx.plan = plan
+        ctx.save_for_backward(patches, words, weight, best_word, best_patch)
+        return s_i, s_t
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_i: Tensor | None, grad_t: Tensor | None):
+        patches, words, weight, best_word, best_patch = ctx.saved_tensors
+        (b, n, _), (c, length, _) = patches.shape, words.shape
+        v, t = (x.to(ctx.plan.product or x.dtype) for x in (patches, words))
+        grad_v, grad_w = (torch.zeros_like(x, dtype=weight.dtype) for x in (patches, words))
+        for i, j in ctx.plan.blocks(b, n, c, length):
+            share = weight.new_zeros(i.stop - i.start, n, j.stop - j.start, length)
+            if best_word is not None and grad_i is not None:
+                source = (grad_i[i, None, j] / n)[..., None].expand(-1, n, -1, 1)
+                share.scatter_(3, best_word[i, :, j, None].long(), source)
+            if best_patch is not None and grad_t is not None:
+                source = (grad_t[i, j, None] * weight[j])[:, None]
+                share.scatter_add_(1, best_patch[i, None, j].long(), source)
+            share = share.flatten(2).flatten(0, 1)
+            grad_v[i] += _product(share, t[j].flatten(0, 1)).view_as(grad_v[i])
+            grad_w[j] += _product(share.T, v[i].flatten(0, 1)).view_as(grad_w[j])
+        return grad_v.to(patches.dtype), grad_w.to(words.dtype), None, None
+
+
+def _positions(shape: tuple[int, ...], choices: int, device: torch.device) -> Tensor:
+    """Room for arg-maxima among so many choices, in the smallest type that holds them."""
+    dtype = torch.uint8 if choices <= 256 else torch.int16 if choices <= 32768 else torch.int32
+    return torch.empty(shape, dtype=dtype, device=device)
+
+
+def _best(products: Tensor, dim: int, position: Tensor | None) -> Tensor:
+    """Maximum along `dim`; its place is written into `position` where that is wanted."""
+    if position is None:
+        return products.amax(dim)
+    value, place = products.max(dim)
+    position.copy_(place)
+    return value
+
+
+def _product(share: Tensor, tokens: Tensor) -> Tensor:
+    """`share` [x, y] @ `tokens` [y, d]. Shares are of order 1 / (batch x n): they are scaled up before they are put into fp16."""
+    if share.dtype == tokens.dtype:
+        return share @ tokens
+    scale = share.abs().amax().clamp(min=torch.finfo(share.dtype).tiny)
+    return ((share / scale).to(tokens.dtype) @ tokens).to(share.dtype) * scale
