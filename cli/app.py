@@ -1,0 +1,56 @@
+"""`lt`: the verbs, and how every command ends: exit code 0 (done), 1 (failed) or 2 (called wrongly), and never a traceback."""
+
+import sys
+
+import typer
+
+from lt.cli import shards
+
+app = typer.Typer(
+    name="lt",
+    help="Build text-image data sets and train, run and measure the models of ten papers on them.\n\n"
+    "Every step reads a folder of WebDataset shards and writes one.",
+    epilog="Example: lt shards info data/scenes",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(shards.app, name="shards")
+
+
+def version(wanted: bool) -> None:
+    if wanted:
+        from lt import __version__
+
+        print(f"lt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(
+        False, "--version", callback=version, is_eager=True, help="Print the version and stop."
+    ),
+) -> None: ...
+
+
+def main() -> None:
+    """The `lt` command. Known errors are printed for people; a bug keeps its traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("Stopped. The same command again continues where this one was stopped.", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        from lt.datagen.shards.errors import LtError, UsageError
+
+        if not isinstance(error, LtError):
+            raise
+        print(f"Error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)

@@ -1,0 +1,128 @@
+"""What a pipeline is made of: a source that deals out splits, and stages from samples to samples.
+
+    @dataclass(frozen=True)
+    class Resize(SampleStage):
+        '''Shrink pictures so that the long side is at most `side` pixels.'''
+        side: int = 512
+        name: ClassVar[str] = "resize"
+
+        def process(self, sample: Sample) -> Sample | Reject: ...
+
+A stage is a frozen dataclass: its fields are its settings, and their digest goes into the lineage of what it made. Stages cross
+process borders by pickling, so models are loaded lazily, once per worker (`functools.lru_cache` on a module-level loader).
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+
+from lt.datagen.shards import Reject, Sample, SampleError
+from lt.datagen.shards.storage import digest_of
+
+Item = TypeVar("Item")
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """An iterator of samples to an iterator of samples and rejects. A filter returns a `Reject` instead of dropping."""
+
+    name: ClassVar[str]
+
+    def __call__(self, samples: Iterator[Sample]) -> Iterator[Sample | Reject]: ...
+
+
+@dataclass(frozen=True)
+class SampleStage:
+    """A stage that looks at one sample at a time: override `process`. A SampleError inside it becomes a reject."""
+
+    name: ClassVar[str] = ""
+
+    def process(self, sample: Sample) -> Sample | Reject:
+        raise NotImplementedError
+
+    def __call__(self, samples: Iterator[Sample]) -> Iterator[Sample | Reject]:
+        for sample in samples:
+            try:
+                yield self.process(sample)
+            except SampleError as error:
+                yield Reject.of(sample, error.reason, error.figure, error.detail)
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where samples come from. A split is a small json-able value; each split becomes one task and one shard.
+
+    `settings` is what the user chose; `inputs` are digests of what is read. Both go into the run's digest, so that a changed
+    input is noticed. `read` yields rejects for samples that cannot be had (missing file, undecodable picture).
+    """
+
+    name: ClassVar[str]
+
+    def settings(self) -> dict[str, Any]: ...
+
+    def inputs(self) -> list[str]: ...
+
+    def licences(self) -> list[str]: ...
+
+    def splits(self) -> list[Any]: ...
+
+    def read(self, split: Any) -> Iterator[Sample | Reject]: ...
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A data set as its ordered stages. `tolerance`: largest recomposition error (RMS, 0..1) that `verify` accepts."""
+
+    name: str
+    source: Source
+    stages: tuple[Stage, ...] = ()
+    tolerance: float | None = None
+
+
+def stage_settings(stage: Stage) -> dict[str, Any]:
+    """The fields of a stage's dataclass, as json-able values."""
+    return dataclasses.asdict(stage) if dataclasses.is_dataclass(stage) and not isinstance(stage, type) else {}
+
+
+def stage_digest(stage: Stage) -> str:
+    """12 hex digits over name and settings: what the lineage calls `params`."""
+    return digest_of([stage.name, stage_settings(stage)])[:12]
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of up to `size` items: for stages that want batches."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def rng_for(seed: int, *names: str) -> np.random.Generator:
+    """A generator that depends only on the seed and names (a sample's key, say), not on order, workers or platform."""
+    digest = hashlib.sha256("\0".join([str(seed), *names]).encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
+
+
+_model_seconds = 0.0
+
+
+@contextlib.contextmanager
+def model_time() -> Iterator[None]:
+    """Count the block as time spent inside a model, for the stage's figures."""
+    global _model_seconds
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        _model_seconds += time.perf_counter() - start
+
+
+def model_seconds() -> float:
+    """Seconds spent inside `model_time` blocks by this process so far."""
+    return _model_seconds
