@@ -5,9 +5,9 @@ alpha `a` over the byte `d` that lies below:
 
     out = (s * a + d * (255 - a) + 127) // 255
 
-which is the nearest integer to the real value (ties cannot occur: 255 is odd). Alpha 0 leaves what is below unchanged, whatever
-colour the transparent pixel carries; alpha 255 replaces it. No gamma: this is what browsers, GIMP and Krita do by default, and what
-the mode "sRGB bytes" of the design asks for.
+which is the nearest integer to the real value (no ties: 255 is odd). Alpha 0 leaves what is below unchanged, whatever
+colour the transparent pixel carries; alpha 255 replaces it. No gamma: this is what browsers, GIMP and Krita do by default, and
+what the design calls "over in sRGB bytes".
 
 Letters: h, w = height, width in pixels; all pictures are uint8 sRGB.
 """
