@@ -1,0 +1,359 @@
+"""Coop-Diffusion: several diffusion models of different latent spaces, sizes and schedules denoise one picture together.
+
+Paper: PanGu-Draw, arXiv 2312.16486, section on Coop-Diffusion; no training. Both forms of its algorithm box are here, over any
+number of models:
+
+* :func:`joint_denoise` (sub-module 1, the latent-space gap). At every step the others' clean guesses travel through pixels into the
+  lead's latent space, are fused there, and the fusion travels back (the box's step 5, printed only as "similar", is essential).
+* :func:`hand_over` (sub-module 2, the resolution gap). A low-resolution group denoises until T_low; its *clean guess*, never its
+  noisy latent, is enlarged, encoded, noised again with fresh noise, and a high-resolution group goes on.
+
+Faithful: the fusion ``eps_f = d eps~ + (1 - d) eps``, with ``eps~`` the others' guess read as noise from the lead's own state; the
+same start noise where shapes agree.
+
+Added, because the paper does not say and it does not work without: guidance is applied inside each model first. **Schedules are
+matched by SNR**: all states walk down the ladder of one scheduler, and each model is asked at its *own* t where its
+``sigma_t / alpha_t`` is that of the rung (clamped to the ends of its schedule); v and x0 predictions are converted to noise and
+back. Decoded guesses are clamped to -1..1, since at t = 999 the noise in a guess is multiplied by 14.7. Pictures are resized between
+decoder and encoder where sizes differ; start noise is drawn afresh where shapes differ. Near t = 0 the autoencoders' error
+passes wholly into the result, so :func:`fading` lets d fall to zero there. Weights may depend on t and carry masks.
+Models that hold the *same* latent space object at the same size exchange guesses directly, without pixels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lt.models.nn.autoencoder import LatentSpace
+from lt.models.nn.diffusion import Guided, NoiseSchedule, convert, join, split
+from lt.models.nn.sampling import Solver, seeded_start
+
+Weight = float | Callable[[float], float]
+"""d: a number in 0..1, or one for every timestep t of the ladder."""
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One model of a group. The first of a group leads: the result is in its latent space and it takes the rest of the weight.
+
+    Attributes:
+        guided: the model with its own conditions and guidance.
+        space: its latent space. Give the same object to models that share one.
+        shape: of its latent, ``(c, h, w)``.
+        weight: d, its share in the fusion; not read for the lead.
+        mask: where it counts, ``[1 or b, 1, H, W]`` in 0..1 over the lead's picture; everywhere when None.
+    """
+
+    guided: Guided
+    space: LatentSpace
+    shape: tuple[int, int, int]
+    weight: Weight = 0.5
+    mask: Tensor | None = None
+
+    def weight_at(self, t: float) -> float:
+        """d at timestep ``t`` of the ladder."""
+        weight = self.weight(t) if callable(self.weight) else self.weight
+        if not 0 <= weight <= 1:
+            raise ValueError(f"a coop weight must lie in 0..1, got {weight} at t={t:g}")
+        return float(weight)
+
+
+def fading(d: float, below: float = 200, over: float = 100) -> Callable[[float], float]:
+    """Weight ``d`` that falls linearly to zero between ``t = below + over`` and ``t = below``.
+
+    The autoencoder error enters the result with factor alpha/sigma, which at t = 200 of the usual schedule is about 2.5.
+    """
+    return lambda t: d * min(max((t - below) / over, 0.0), 1.0) if over else d * (t >= below)
+
+
+@torch.no_grad()
+def joint_denoise(
+    members: Sequence[Member],
+    scheduler: Any,
+    *,
+    steps: int,
+    seeds: Sequence[int],
+    begin: int = 0,
+    end: int | None = None,
+    clean: Tensor | None = None,
+    every: int = 1,
+    send_back: bool = True,
+    clamp: float | None = 1.0,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Denoise together through pixel space (the paper's sub-module 1).
+
+    With one member, or with all weights zero, this *is* sampling from the lead alone, bit for bit.
+
+    Args:
+        members: the lead first.
+        scheduler: a diffusers scheduler; its rungs are the common ladder of SNRs.
+        steps: inference steps.
+        seeds: one a sample; start noise and a scheduler's own noise depend on nothing else.
+        begin, end: rungs of the ladder between which to work; to the bottom when ``end`` is None.
+        clean: where to begin from at rung ``begin``, a clean latent of the lead ``[b, c, h, w]``; pure noise when None.
+        every: fuse at every so-manieth step; between, each member goes on alone (a fusion costs the autoencoders' passes).
+        send_back: step 5 of the algorithm. Off only to show what it is good for.
+        clamp: bound of decoded guesses, None for latent spaces whose pixels are not pictures.
+        on_step: called after each step with (steps done, steps to do).
+
+    Returns:
+        The lead's clean latent ``[b, c, h, w]``; with ``end``, the fused clean guess at that rung (one more estimate).
+
+    Raises:
+        ValueError: weights outside 0..1 or summing to more than one.
+    """
+    if (clean is None) != (begin == 0):
+        raise ValueError("begin from noise at rung 0, or from a clean latent at a rung below it")
+    run = _Run(members, scheduler, steps, seeds, begin, clean, send_back, clamp)
+    last = len(run.lead.timesteps) if end is None else end
+    if not begin <= last <= len(run.lead.timesteps) - (end is not None):
+        raise ValueError(f"rung {last} is not on the ladder between {begin} and {len(run.lead.timesteps) - 1}")
+    fusing = [rung for rung in range(begin, last) if (rung - begin) % every == 0]
+    run.let_go_after(fusing if end is None else [*fusing, last])
+    for rung in range(begin, last):
+        run.advance(fuse=rung in fusing)
+        if on_step is not None:
+            on_step(rung - begin + 1, last - begin)
+    return run.lead.sample if end is None else run.clean_guess()
+
+
+@dataclass(frozen=True, eq=False)
+class HandOver:
+    """A group that works until the ladder's timestep falls to ``until`` (0 for the last group), see :func:`hand_over`."""
+
+    members: Sequence[Member]
+    until: float = 0
+
+
+@torch.no_grad()
+def hand_over(
+    groups: Sequence[HandOver],
+    scheduler: Any,
+    *,
+    steps: int,
+    seeds: Sequence[int],
+    clamp: float | None = 1.0,
+    **how: Any,
+) -> Tensor:
+    """Low resolution first, high resolution from T_low on (the paper's sub-module 2), over any number of groups.
+
+    Each group's fused clean guess at its last rung is decoded, enlarged (bicubic), encoded for the next group's lead and noised
+    again to the SNR of that rung with fresh noise. A group of one is the paper's case; larger groups chain both forms.
+
+    Args:
+        groups: in order; ``until`` strictly falling.
+        scheduler, steps, seeds, clamp: as for :func:`joint_denoise`.
+        how: further arguments of :func:`joint_denoise` (``every``, ``send_back``).
+
+    Returns:
+        The clean latent ``[b, c, h, w]`` of the last group's lead.
+
+    Raises:
+        ValueError: an ``until`` that leaves a group without a step.
+    """
+    ladder = Solver(scheduler, steps, torch.zeros(1)).timesteps.tolist()
+    begin, clean = 0, None
+    for place, group in enumerate(groups):
+        final = place == len(groups) - 1
+        end = None if final else next((rung for rung, t in enumerate(ladder) if t <= group.until), None)
+        if not final and (end is None or end <= begin):
+            raise ValueError(f"group {place + 1} gets no step: until={group.until:g} on the ladder {ladder}")
+        clean = joint_denoise(
+            group.members, scheduler, steps=steps, seeds=seeds, begin=begin, end=end, clean=clean, clamp=clamp, **how
+        )
+        if not final:
+            clean = carry(clean, group.members[0], groups[place + 1].members[0], clamp)
+            begin = end or 0
+    assert clean is not None, "no groups"
+    return clean
+
+
+def carry(clean: Tensor, source: Member, target: Member, clamp: float | None = 1.0) -> Tensor:
+    """A clean latent of one member as a clean latent of another: decode, clamp, resize (bicubic), encode.
+
+    Args:
+        clean: ``[b, *source.shape]``.
+
+    Returns:
+        ``[b, *target.shape]``; the same tensor where both share a latent space and a size.
+    """
+    if source.space is target.space and source.shape == target.shape:
+        return clean
+    pixels = source.space.decode(clean)
+    if clamp is not None:
+        pixels = pixels.clamp(-clamp, clamp)
+    size = tuple(side * target.space.factor for side in target.shape[1:])
+    if tuple(pixels.shape[-2:]) != size:
+        pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False)
+        pixels = pixels if clamp is None else pixels.clamp(-clamp, clamp)  # bicubic overshoots at edges
+    return target.space.encode(pixels)
+
+
+class _Run:
+    """The states of a group on the common ladder."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        scheduler: Any,
+        steps: int,
+        seeds: Sequence[int],
+        begin: int,
+        clean: Tensor | None,
+        send_back: bool,
+        clamp: float | None,
+    ):
+        self.members, self.send_back, self.clamp = list(members), send_back, clamp
+        self.schedule = NoiseSchedule.from_config(scheduler.config)
+        self.kind = scheduler.config.prediction_type
+        self.solvers: list[Solver | None] = []
+        self.segments: list[int | None] = [None] * len(self.members)
+        self.last_use: list[float] = [float("inf")] * len(self.members)
+        ladder = Solver(scheduler, steps, torch.zeros(1), begin)
+        for place, member in enumerate(self.members):
+            noise, generators = _start(seeds, member, self.members[0], place, begin)
+            if clean is not None:
+                noise = noise.to(clean)
+                alpha, sigma = (value.to(noise) for value in ladder.alpha_sigma())
+                noise = alpha * carry(clean, self.members[0], member, clamp) + sigma * noise
+            self.solvers.append(Solver(scheduler, steps, noise.to(_place(member)), begin, generators))
+
+    @property
+    def lead(self) -> Solver:
+        assert self.solvers[0] is not None
+        return self.solvers[0]
+
+    def weights(self, t: float) -> list[float]:
+        """d of every member but the lead; their sum is at most one."""
+        weights = [member.weight_at(t) for member in self.members[1:]]
+        if sum(weights) > 1 + 1e-9:
+            raise ValueError(f"coop weights sum to {sum(weights):g} at t={t:g}; the lead takes the rest, so at most 1")
+        return weights
+
+    def let_go_after(self, fusing: Sequence[int]) -> None:
+        """Find each member's last fusion; after it its networks need not run. ``fusing``: the rungs at which guesses are fused."""
+        rows = {rung: self.weights(float(self.lead.timesteps[rung])) for rung in fusing}
+        for place in range(1, len(self.members)):
+            self.last_use[place] = max((rung for rung, row in rows.items() if row[place - 1] > 0), default=-1)
+
+    def advance(self, fuse: bool) -> None:
+        """One rung down for every member that will be heard again."""
+        rung = self.lead.rung
+        self._drop(rung)
+        outputs = self._outputs(fuse)
+        if fuse:
+            outputs[0] = self._fuse(outputs)
+        self._drop(rung + 1)
+        if fuse and self.send_back:
+            outputs[1:] = [solver and self._send_back(outputs[0], place) for place, solver in self._others()]
+        for solver, output in zip(self.solvers, outputs, strict=True):
+            if solver is not None and output is not None:
+                solver.step(output)
+
+    def _others(self) -> list[tuple[int, Solver | None]]:
+        return list(enumerate(self.solvers))[1:]
+
+    def _drop(self, rung: int) -> None:
+        """Let go of the members that are not heard at ``rung`` or below."""
+        for place, last in enumerate(self.last_use):
+            if last < rung:
+                self.solvers[place] = None
+
+    def clean_guess(self) -> Tensor:
+        """The fused clean guess of the lead where it stands."""
+        fused = self._fuse(self._outputs(fuse=True))
+        return self._read(0, fused)[0]
+
+    def _outputs(self, fuse: bool) -> list[Tensor | None]:
+        """Every member's own answer, in the ladder's prediction type; None where nobody will read it."""
+        weights = self.weights(float(self.lead.t))
+        outputs: list[Tensor | None] = []
+        for place, solver in enumerate(self.solvers):
+            silent = fuse and self.send_back and place > 0 and weights[place - 1] == 0
+            outputs.append(None if solver is None or silent else self._ask(place, solver))
+        return outputs
+
+    def _ask(self, place: int, solver: Solver) -> Tensor:
+        """Ask a member at its own timestep of the rung's SNR."""
+        guided = self.members[place].guided
+        alpha, sigma = solver.alpha_sigma()
+        model = guided.model
+        t = (
+            solver.t
+            if model.schedule == self.schedule
+            else model.schedule.timestep_of(sigma / alpha).to(solver.t.device)
+        )
+        segment = model.segment(t)
+        if self.segments[place] not in (None, segment):
+            solver.restart()
+        self.segments[place] = segment
+        t = t.float() if t.is_floating_point() else t
+        z = solver.z
+        alpha, sigma = alpha.to(z), sigma.to(z)
+        return convert(guided(z, t), z, alpha, sigma, model.prediction_type, self.kind)
+
+    def _read(self, place: int, output: Tensor) -> tuple[Tensor, Tensor]:
+        """An output of the ladder's type as clean guess and noise at a member's own state."""
+        solver = self.solvers[place]
+        assert solver is not None
+        alpha, sigma = (value.to(solver.z) for value in solver.alpha_sigma())
+        return split(output, solver.z, alpha, sigma, self.kind)
+
+    def _as_output(self, place: int, clean: Tensor) -> Tensor:
+        """A clean guess as the output that means it, seen from a member's own state (step 3 of the algorithm)."""
+        solver = self.solvers[place]
+        assert solver is not None
+        alpha, sigma = (value.to(solver.z) for value in solver.alpha_sigma())
+        clean, eps = split(clean, solver.z, alpha, sigma, "sample")
+        return join(clean, eps, alpha, sigma, self.kind)
+
+    def _fuse(self, outputs: Sequence[Tensor | None]) -> Tensor:
+        """Steps 1 to 4: the others' clean guesses in the lead's space, read as noise from the lead's state, averaged.
+
+        All prediction types are affine in the noise for a fixed state, so averaging outputs averages noise estimates.
+        """
+        lead = outputs[0]
+        assert lead is not None
+        fused = lead
+        for place, weight in enumerate(self.weights(float(self.lead.t)), start=1):
+            output = outputs[place]
+            if weight == 0 or output is None:
+                continue
+            guess = carry(self._read(place, output)[0], self.members[place], self.members[0], self.clamp)
+            share = weight * self._mask(place, lead)
+            fused = fused + share * (self._as_output(0, guess) - lead)
+        return fused
+
+    def _mask(self, place: int, lead: Tensor) -> Tensor | float:
+        mask = self.members[place].mask
+        if mask is None:
+            return 1.0
+        return F.interpolate(mask.to(lead), size=lead.shape[-2:], mode="area")
+
+    def _send_back(self, fused: Tensor | None, place: int) -> Tensor:
+        """Step 5: the fusion as a clean guess in another member's space, read as an output from that member's state."""
+        assert fused is not None
+        clean = self._read(0, fused)[0]
+        return self._as_output(place, carry(clean, self.members[0], self.members[place], self.clamp))
+
+
+def _place(member: Member) -> torch.device:
+    """Where a member's states live: with its network's parameters."""
+    parameter = next(member.guided.model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _start(
+    seeds: Sequence[int], member: Member, lead: Member, place: int, begin: int
+) -> tuple[Tensor, list[torch.Generator]]:
+    """Start noise: the lead's for equal shapes (z'_T = z_T), independent for others and for every hand-over."""
+    salt = [begin] * (begin > 0) + [place] * (member.shape != lead.shape)
+    if salt:
+        seeds = [int(np.random.SeedSequence([seed, *salt]).generate_state(1, np.uint64)[0] >> 1) for seed in seeds]
+    return seeded_start(seeds, member.shape)

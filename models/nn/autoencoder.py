@@ -1,0 +1,137 @@
+"""Latent spaces: pixels to latents and back, with the scale that diffusion needs; and a small autoencoder of our own.
+
+Source: Latent diffusion (Rombach et al. 2022, section 3.1 and appendix D.1 for the scale factor). Both autoencoders are diffusers'
+``AutoencoderKL``: pretrained ones as they are, the small one as a configuration of it, so that it saves as a diffusers folder. The
+small one differs from the paper in its loss: absolute error and KL only, without perceptual network and discriminator, which
+would need weights that a machine without downloads does not have.
+"""
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+
+class LatentSpace(Protocol):
+    """Where a diffusion model lives. Two models share a space when they hold the *same object*."""
+
+    factor: int
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels ``[b, 3, h, w]`` in -1..1 to scaled latents ``[b, c, h / factor, w / factor]``."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The way back. Values may leave -1..1."""
+        ...
+
+
+class PixelSpace:
+    """The trivial latent space of a model that works on pixels."""
+
+    factor = 1
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The pixels."""
+        return pixels
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The pixels."""
+        return latents
+
+
+class AutoencoderSpace(nn.Module):
+    """A diffusers ``AutoencoderKL`` with its scale and shift applied: multiplied after encoding, divided before decoding.
+
+    Args:
+        vae: the autoencoder. One that asks to be upcast (SDXL's overflows in half precision) is turned to float32 here, as
+            diffusers' pipelines do.
+    """
+
+    def __init__(self, vae: "AutoencoderKL"):
+        super().__init__()
+        config: Any = vae.config
+        self.vae = vae.float() if config.force_upcast and vae.dtype == torch.float16 else vae
+        self.factor: int = 2 ** (len(config.block_out_channels) - 1)
+        self.channels: int = config.latent_channels
+
+    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The posterior's mode, or with a ``generator`` a sample of it. ``[b, 3, h, w]`` in -1..1 to ``[b, c, h/f, w/f]``."""
+        config: Any = self.vae.config
+        posterior = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+        latents = posterior.mode() if generator is None else posterior.sample(generator)
+        if config.shift_factor is not None:
+            latents = latents - config.shift_factor
+        return (latents * config.scaling_factor).to(pixels.dtype)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents ``[b, c, h, w]`` to pixels ``[b, 3, h*f, w*f]``, about -1..1."""
+        config: Any = self.vae.config
+        raw = latents.to(self.vae.dtype) / config.scaling_factor
+        if config.shift_factor is not None:
+            raw = raw + config.shift_factor
+        return self.vae.decode(raw, return_dict=False)[0].to(latents.dtype)
+
+
+def small_autoencoder(
+    widths: tuple[int, ...] = (16, 32, 32), channels: int = 4, sample_size: int = 64, layers: int = 1
+) -> "AutoencoderKL":
+    """An untrained ``AutoencoderKL`` of about 0.3 million parameters: 64x64 pixels to 16x16x4 latents.
+
+    Args:
+        widths: of each level; the downsampling factor is ``2 ** (len(widths) - 1)``.
+        channels: of the latent.
+        sample_size: the picture size it is meant for.
+        layers: residual blocks per level.
+    """
+    from diffusers import AutoencoderKL
+
+    config: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * len(widths),
+        "up_block_types": ("UpDecoderBlock2D",) * len(widths),
+        "block_out_channels": widths,
+        "layers_per_block": layers,
+        "latent_channels": channels,
+        "norm_num_groups": 8,
+        "sample_size": sample_size,
+        "scaling_factor": 1.0,
+        "force_upcast": False,
+    }
+    return AutoencoderKL(**config)
+
+
+def autoencoder_loss(
+    vae: "AutoencoderKL", pixels: Tensor, kl_weight: float = 1e-4, generator: torch.Generator | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean absolute error of the reconstruction plus KL to the standard normal, both per element of what they measure.
+
+    Args:
+        pixels: ``[b, 3, h, w]`` in -1..1.
+        kl_weight: keeps the latents near unit size without blurring.
+        generator: of the posterior's noise.
+
+    Returns:
+        Scalar loss, and the figures ``absolute_error``, ``kl`` and ``psnr`` (dB, for pixels in -1..1).
+    """
+    posterior = vae.encode(pixels).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+    rebuilt = vae.decode(posterior.sample(generator), return_dict=False)[0]
+    error = (rebuilt - pixels).abs().mean()
+    kl = posterior.kl().mean() / posterior.mean[0].numel()
+    psnr = 10 * torch.log10(4 / (rebuilt - pixels).detach().square().mean().clamp(min=1e-12))
+    return error + kl_weight * kl, {"absolute_error": error.detach(), "kl": kl.detach(), "psnr": psnr}
+
+
+def set_scale(vae: "AutoencoderKL", latents: Tensor) -> float:
+    """Store ``1 / std`` of unscaled training latents as the autoencoder's ``scaling_factor``, so that diffusion sees unit variance.
+
+    Raises:
+        ValueError: the latents do not vary (an autoencoder that has collapsed).
+    """
+    spread = float(latents.float().std())
+    if not spread > 1e-6:
+        raise ValueError(f"the latents' standard deviation is {spread:g}: this autoencoder encodes nothing")
+    vae.register_to_config(scaling_factor=1 / spread)
+    return 1 / spread

@@ -1,0 +1,116 @@
+"""diffusers pipelines as models, and models as diffusers pipelines.
+
+Any Stable Diffusion 1.x / 2.x, SDXL or ControlNet pipeline of diffusers becomes a denoiser, a latent space and conditions, with the
+numbers that its own ``__call__`` would use; and a U-Net trained here becomes a pipeline that opens with
+``DiffusionPipeline.from_pretrained``. The parity test samples both ways and compares pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lt.models.nn.autoencoder import AutoencoderSpace
+from lt.models.nn.control import HINT, ControlledUNet
+from lt.models.nn.diffusion import Denoiser, NoiseSchedule
+from lt.models.nn.unet import TextUNet
+
+
+def denoiser_from(pipe: Any, controls: Sequence[str] = ()) -> Denoiser:
+    """The U-Net of a pipeline as a denoiser, with its ControlNets as branches.
+
+    Args:
+        pipe: a diffusers pipeline with ``unet`` and ``scheduler``, and possibly ``controlnet``.
+        controls: names for the pipeline's ControlNets, in their order.
+
+    Raises:
+        ValueError: the pipeline has no U-Net, or the number of names is not that of its ControlNets.
+    """
+    unet = getattr(pipe, "unet", None)
+    if unet is None:
+        raise ValueError(f"{type(pipe).__name__} has no U-Net; Stable Diffusion and SDXL pipelines are understood")
+    branches = _controlnets(pipe)
+    if len(branches) != len(controls):
+        raise ValueError(
+            f"the pipeline has {len(branches)} ControlNets, {len(controls)} names were given: {list(controls)}"
+        )
+    network = ControlledUNet(unet, dict(zip(controls, branches, strict=True))) if branches else TextUNet(unet)
+    config = pipe.scheduler.config
+    return Denoiser(network, NoiseSchedule.from_config(config), prediction_type=config.prediction_type)
+
+
+def _controlnets(pipe: Any) -> list[Any]:
+    net = getattr(pipe, "controlnet", None)
+    return [] if net is None else list(getattr(net, "nets", [net]))
+
+
+def space_from(pipe: Any) -> AutoencoderSpace:
+    """A pipeline's latent space. Call it once for pipelines that share an autoencoder: sharing is by object."""
+    return AutoencoderSpace(pipe.vae)
+
+
+@torch.no_grad()
+def prompt_conditions(
+    pipe: Any,
+    prompts: Sequence[str],
+    size: tuple[int, int],
+    negative: str | None = None,
+    hints: Mapping[str, Tensor] | None = None,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Prompts through a pipeline's own text encoders.
+
+    Args:
+        prompts: one a sample.
+        size: (width, height) of the picture in pixels, which SDXL is told.
+        negative: negative prompt; None means what the pipeline does without one.
+        hints: control pictures by branch name, ``[b, 3, height, width]`` in 0..1.
+
+    Returns:
+        The condition and its empty counterpart, named tensors ``[b, ...]``.
+    """
+    negatives = None if negative is None else [negative] * len(prompts)
+    device = pipe.unet.device
+    encoded = pipe.encode_prompt(
+        list(prompts),
+        device=device,
+        num_images_per_prompt=1,
+        do_classifier_free_guidance=True,
+        negative_prompt=negatives,
+    )
+    full, empty = {"text": encoded[0]}, {"text": encoded[1]}
+    if len(encoded) == 4:  # SDXL: pooled features, and the six numbers of original size, crop and target size
+        width, height = size
+        ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=encoded[0].dtype, device=device)
+        for condition, pooled in ((full, encoded[2]), (empty, encoded[3])):
+            condition |= {"pooled": pooled, "ids": ids.expand(len(prompts), -1)}
+    pictures = {HINT + name: hint.to(device, encoded[0].dtype) for name, hint in (hints or {}).items()}
+    return full | pictures, empty | pictures
+
+
+def stable_diffusion_pipeline(
+    unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, controlnets: Sequence[Any] = ()
+) -> Any:
+    """Parts as the diffusers pipeline that saves and opens everywhere.
+
+    Args:
+        unet, vae, scheduler: diffusers' classes.
+        text_encoder, tokenizer: transformers' CLIP classes, the only ones that this pipeline knows.
+        controlnets: diffusers' ControlNets; with any, a ``StableDiffusionControlNetPipeline`` is made.
+    """
+    from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
+
+    parts: dict[str, Any] = {
+        "unet": unet,
+        "vae": vae,
+        "text_encoder": text_encoder,
+        "tokenizer": tokenizer,
+        "scheduler": scheduler,
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    if controlnets:
+        nets = controlnets[0] if len(controlnets) == 1 else list(controlnets)
+        return StableDiffusionControlNetPipeline(**parts, controlnet=nets)
+    return StableDiffusionPipeline(**parts)

@@ -1,0 +1,225 @@
+"""Texts to token numbers: CLIP's English BPE, BERT's Chinese WordPiece, and a small closed vocabulary for miniatures.
+
+All three give `Tokens`: numbers [b, L] padded on the right, and the mask [b, L] of real places, start and end tokens
+included. A text that is too long is cut before its end token. Captions come from the web: they cannot spell a start or
+end token (reference tokenizers let them), and lone surrogates are replaced. Otherwise CLIP's and BERT's numbers are those
+of the reference tokenizers; code points that Unicode has not assigned may differ.
+
+Sources: CLIP's `simple_tokenizer.py` (vocabulary from the open_clip package); BERT's `tokenization.py` and its Chinese vocabulary
+(Apache-2.0, `bert_chinese_vocab.txt`).
+"""
+
+from __future__ import annotations
+
+import gzip
+import html
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import BPE, WordPiece
+from torch import Tensor
+
+
+class Tokens(NamedTuple):
+    """`ids` [b, L] int64 and `mask` [b, L] bool, True where real."""
+
+    ids: Tensor
+    mask: Tensor
+
+
+class TextTokenizer(Protocol):
+    """What models and recipes need to know of a tokenizer."""
+
+    vocabulary: int
+    length: int
+
+    def __call__(self, texts: Sequence[str]) -> Tokens: ...
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token numbers without start, end and padding, uncut."""
+        ...
+
+    def pieces(self, text: str) -> list[str]:
+        """What each real place of the text's row shows, to be read by people; start and end in angle or square brackets."""
+        ...
+
+
+class _Framed:
+    """Start, end, padding and cutting, the same for all tokenizers."""
+
+    vocabulary: int
+    length: int
+    start: int
+    end: int
+    pad: int
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        ids = torch.full((len(texts), self.length), self.pad)
+        mask = torch.zeros(len(texts), self.length, dtype=torch.bool)
+        for row, numbers in enumerate(self.encode(texts)):
+            framed = [self.start, *numbers[: self.length - 2], self.end]
+            ids[row, : len(framed)] = torch.tensor(framed)
+            mask[row, : len(framed)] = True
+        return Tokens(ids, mask)
+
+    def pieces(self, text: str) -> list[str]:
+        inner = self.encode([text])[0][: self.length - 2]
+        return [self._piece(number) for number in (self.start, *inner, self.end)]
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        raise NotImplementedError
+
+    def _piece(self, number: int) -> str:
+        raise NotImplementedError
+
+
+class ClipTokenizer(_Framed):
+    """CLIP's lower-cased byte-pair encoding, 49,408 entries, 77 places. Padded with 0, as CLIP does.
+
+    Raises ModuleNotFoundError when the open_clip_torch package, which holds the vocabulary, is not installed.
+    """
+
+    vocabulary, pad = 49408, 0
+    start, end = 49406, 49407
+
+    def __init__(self, length: int = 77):
+        self.length = length
+        self._alphabet = _byte_alphabet()
+        merges = _clip_merges()
+        entries = [*self._alphabet, *(letter + "</w>" for letter in self._alphabet), *map("".join, merges)]
+        self._names = [*entries, "<start>", "<end>"]
+        self._backend = Tokenizer(BPE({e: i for i, e in enumerate(entries)}, merges, end_of_word_suffix="</w>"))
+        words = Regex(r"(?i)'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
+        self._backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(words, "removed", invert=True), pre_tokenizers.ByteLevel(False, use_regex=False)]
+        )
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [e.ids for e in self._backend.encode_batch([_clean_english(t) for t in texts])]
+
+    def _piece(self, number: int) -> str:
+        name = self._names[number]
+        if number >= self.start:
+            return name
+        numbers = {letter: byte for byte, letter in zip(_alphabet_bytes(), self._alphabet, strict=True)}
+        return bytes(numbers[c] for c in name.removesuffix("</w>")).decode("utf-8", "replace")
+
+
+class BertChineseTokenizer(_Framed):
+    """BERT's Chinese WordPiece, 21,128 entries, lower-cased, each character a token, [CLS] ... [SEP]; Wukong's 32 places.
+
+    `vocabulary_file` replaces the bundled list: one entry a line, with [PAD], [UNK], [CLS] and [SEP] among them.
+    """
+
+    def __init__(self, length: int = 32, vocabulary_file: str | Path | None = None):
+        file = Path(vocabulary_file) if vocabulary_file else Path(__file__).with_name("bert_chinese_vocab.txt")
+        self._names = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        numbers = {name: i for i, name in enumerate(self._names)}
+        missing = {"[PAD]", "[UNK]", "[CLS]", "[SEP]"} - numbers.keys()
+        if missing:
+            raise ValueError(f"{file} is not a BERT vocabulary: it lacks {', '.join(sorted(missing))}")
+        self.length, self.vocabulary = length, len(self._names)
+        self.pad, self.start, self.end = numbers["[PAD]"], numbers["[CLS]"], numbers["[SEP]"]
+        self._backend = Tokenizer(WordPiece(numbers, unk_token="[UNK]", max_input_chars_per_word=100))
+        self._backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+        self._backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [e.ids for e in self._backend.encode_batch([_well_formed(t) for t in texts])]
+
+    def _piece(self, number: int) -> str:
+        return self._names[number].removeprefix("##")
+
+
+class WordTokenizer(_Framed):
+    """A closed list of words; Chinese characters stand for themselves. For tiny models on the built-in worlds.
+
+    Text is put into compatibility form (full-width letters become plain ones) and lower case. Unknown words share one number.
+    """
+
+    pad, unknown, start, end = 0, 1, 2, 3
+    SPECIAL = ("<pad>", "<unknown>", "<start>", "<end>")
+
+    def __init__(self, words: Sequence[str], length: int = 32):
+        if len(set(words)) != len(words):
+            raise ValueError("the list of words repeats itself")
+        self.words, self.length = tuple(words), length
+        self._names = self.SPECIAL + self.words
+        self._numbers = {word: i for i, word in enumerate(self._names)}
+        self.vocabulary = len(self._names)
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], length: int = 32) -> WordTokenizer:
+        """The words of the texts, frequent ones first, equally frequent ones in alphabetical order."""
+        counts = Counter(word for text in texts for word in split_words(text))
+        return cls(sorted(counts, key=lambda word: (-counts[word], word)), length)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[self._numbers.get(word, self.unknown) for word in split_words(text)] for text in texts]
+
+    def _piece(self, number: int) -> str:
+        return self._names[number]
+
+
+CHINESE = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(f"[{CHINESE}]|[^\\W{CHINESE}]+|[^\\w\\s]")
+
+
+def split_words(text: str) -> list[str]:
+    """Lower-cased words, single Chinese characters and single marks of a text in compatibility form (NFKC)."""
+    return _WORD.findall(unicodedata.normalize("NFKC", text).lower())
+
+
+def find_phrase(tokenizer: TextTokenizer, text: str, phrase: str) -> list[int]:
+    """Places of a phrase's tokens in the text's row, where it first occurs as whole words; empty if it does not."""
+    inner, wanted = tokenizer.encode([text, phrase])
+    inner = inner[: tokenizer.length - 2]
+    for first in range(len(inner) - len(wanted) + 1):
+        if wanted and inner[first : first + len(wanted)] == wanted:
+            return list(range(first + 1, first + 1 + len(wanted)))
+    return []
+
+
+def _well_formed(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _clean_english(text: str) -> str:
+    """CLIP's cleaning: mend broken encodings, resolve html entities (twice), single spaces, lower case."""
+    if not (
+        text.isascii() and text.isprintable() and "&" not in text
+    ):  # otherwise nothing is to be mended: 10 x faster
+        import ftfy
+
+        text = html.unescape(html.unescape(ftfy.fix_text(_well_formed(text))))
+    return " ".join(text.split()).lower()
+
+
+def _clip_merges() -> list[tuple[str, str]]:
+    spec = find_spec("open_clip")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("CLIP's vocabulary comes with open_clip: pip install 'open_clip_torch>=2.30'")
+    packed = Path(spec.origin).with_name("bpe_simple_vocab_16e6.txt.gz").read_bytes()
+    lines = gzip.decompress(packed).decode("utf-8").split("\n")
+    pairs = [line.split() for line in lines[1 : ClipTokenizer.vocabulary - 2 * 256 - 2 + 1]]
+    return [(left, right) for left, right in pairs]
+
+
+def _alphabet_bytes() -> list[int]:
+    """The 256 bytes in the order of CLIP's vocabulary: visible Latin-1 characters first."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return visible + [byte for byte in range(256) if byte not in visible]
+
+
+def _byte_alphabet() -> list[str]:
+    """The letter that stands for each of `_alphabet_bytes`: itself where visible, else the next one from U+0100 on."""
+    order = _alphabet_bytes()
+    visible = 188
+    return [chr(byte) for byte in order[:visible]] + [chr(256 + i) for i in range(256 - visible)]
