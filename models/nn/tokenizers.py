@@ -61,13 +61,14 @@ class _Framed:
     pad: int
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
-        ids = torch.full((len(texts), self.length), self.pad)
-        mask = torch.zeros(len(texts), self.length, dtype=torch.bool)
-        for row, numbers in enumerate(self.encode(texts)):
+        ids, mask = [], []
+        for numbers in self.encode(texts):
             framed = [self.start, *numbers[: self.length - 2], self.end]
-            ids[row, : len(framed)] = torch.tensor(framed)
-            mask[row, : len(framed)] = True
-        return Tokens(ids, mask)
+            rest = self.length - len(framed)
+            ids.append(framed + [self.pad] * rest)
+            mask.append([True] * len(framed) + [False] * rest)
+        shape = (len(texts), self.length)
+        return Tokens(torch.tensor(ids).long().view(shape), torch.tensor(mask).bool().view(shape))
 
     def pieces(self, text: str) -> list[str]:
         inner = self.encode([text])[0][: self.length - 2]
@@ -195,7 +196,7 @@ def _clean_english(text: str) -> str:
     """CLIP's cleaning: mend broken encodings, resolve html entities (twice), single spaces, lower case."""
     if not (
         text.isascii() and text.isprintable() and "&" not in text
-    ):  # otherwise nothing is to be mended: 10 x faster
+    ):  # plain text: nothing to mend
         import ftfy
 
         text = html.unescape(html.unescape(ftfy.fix_text(_well_formed(text))))
