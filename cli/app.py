@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from lt.cli import shards
+from lt.cli import datagen, doctor, shards
 
 app = typer.Typer(
     name="lt",
@@ -16,7 +16,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(datagen.app, name="datagen")
 app.add_typer(shards.app, name="shards")
+app.command("doctor", epilog="Example: lt doctor")(doctor.doctor)
 
 
 def version(wanted: bool) -> None:

@@ -1,0 +1,169 @@
+"""`lt datagen`: make data sets. Each command builds a pipeline and runs it; the same command again continues it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from lt.cli.output import JsonOption, note, print_json
+
+if TYPE_CHECKING:
+    from lt.datagen.engine.stage import Source
+
+app = typer.Typer(
+    no_args_is_help=True, help="Make data sets: layered pictures, built-in worlds; fetch what others host."
+)
+
+Out = typer.Option(None, "--out", help="Folder for the shards.", show_default="data/<name>")
+Workers = typer.Option(1, "--workers", min=1, help="Worker processes.")
+Engine = typer.Option("local", "--engine", help="local | ray")
+Seed = typer.Option(0, "--seed", help="Another seed gives another data set.")
+Count = typer.Option(1000, "--count", min=1, help="How many samples.")
+Size = typer.Option(256, "--size", min=32, max=1024, help="Side of the pictures in pixels.")
+Limit = typer.Option(None, "--limit", min=1, help="Only the first so many pictures.")
+
+_COCO = Path("data/coco")
+
+
+@app.command(epilog="Example: lt datagen layers --src photos")
+def layers(
+    folder: str = typer.Argument(None, help="With --src folder or shards: where they are.", show_default=False),
+    src: str = typer.Option("photos", "--src", help="photos | coco | folder | shards"),
+    root: Path = typer.Option(
+        None, "--root", help="With --src coco: the folder with annotations/.", show_default=str(_COCO)
+    ),
+    split: str = typer.Option("val2017", "--split", help="With --src coco: which split."),
+    limit: int = Limit,
+    settings: list[str] = typer.Option([], "--set", help="A setting of a stage, as name=value; see --show."),
+    show: bool = typer.Option(False, "--show", help="Print the settings with a line on each, and stop."),
+    out: Path = Out,
+    workers: int = Workers,
+    engine: str = Engine,
+    as_json: bool = JsonOption,
+) -> None:
+    """Photographs in, layers out: masks, mattes, z-order, completed backgrounds, captions per layer."""
+    from lt.datagen import layers as recipe
+
+    chosen = recipe.settings_from(settings)
+    if show:
+        recipe.print_settings(chosen)
+        return
+    source = _layer_source(src, folder, root, split, limit)
+    _run(recipe.layers_pipeline(source, chosen), out or Path(f"data/layers-{src}"), workers, engine, as_json)
+
+
+@app.command(epilog="Example: lt datagen openmoji --size 128")
+def openmoji(
+    size: int = Size,
+    limit: int = Limit,
+    out: Path = Out,
+    workers: int = Workers,
+    engine: str = Engine,
+    as_json: bool = JsonOption,
+) -> None:
+    """Single drawings of the OpenMoji world, named in English and Chinese."""
+    from lt.datagen.worlds import openmoji_pipeline
+
+    _run(openmoji_pipeline(size=size, limit=limit), out or Path("data/openmoji"), workers, engine, as_json)
+
+
+@app.command(epilog="Example: lt datagen scenes --count 200 --split train --seed 0")
+def scenes(
+    count: int = Count,
+    split: str = typer.Option("train", "--split", help="train | test | novel"),
+    seed: int = Seed,
+    size: int = Size,
+    out: Path = Out,
+    workers: int = Workers,
+    engine: str = Engine,
+    as_json: bool = JsonOption,
+) -> None:
+    """Drawn scenes of one to four objects with exact layers, and captions in English and Chinese."""
+    from lt.datagen.worlds import scenes_pipeline
+
+    pipeline = scenes_pipeline(count=count, split=split, seed=seed, size=size)
+    _run(pipeline, out or Path(f"data/scenes-{split}"), workers, engine, as_json)
+
+
+@app.command(epilog="Example: lt datagen figures --count 200 --split train --seed 0")
+def figures(
+    count: int = Count,
+    split: str = typer.Option("train", "--split", help="train | test"),
+    seed: int = Seed,
+    size: int = Size,
+    out: Path = Out,
+    workers: int = Workers,
+    engine: str = Engine,
+    as_json: bool = JsonOption,
+) -> None:
+    """Drawn persons with exact COCO-17 key points, pose and edge pictures, and captions."""
+    from lt.datagen.worlds import figures_pipeline
+
+    pipeline = figures_pipeline(count=count, split=split, seed=seed, size=size)
+    _run(pipeline, out or Path(f"data/figures-{split}"), workers, engine, as_json)
+
+
+@app.command(epilog="Example: lt datagen fetch coco --split val2017 --limit 100")
+def fetch(
+    name: str = typer.Argument(help="coco"),
+    split: str = typer.Option("val2017", "--split", help="val2017 | train2017"),
+    limit: int = typer.Option(
+        None, "--limit", min=1, help="Only the first so many pictures, one by one.", show_default="all"
+    ),
+    out: Path = typer.Option(_COCO, "--out", help="Folder to fill."),
+    site: str = typer.Option(
+        None, "--site", help="Another address that serves the same files.", show_default="COCO's own"
+    ),
+    as_json: bool = JsonOption,
+) -> None:
+    """Download a data set that others host; the same command again continues."""
+    from lt.cli.progress import download_progress
+    from lt.datagen.fetch import COCO_SITE, fetch_coco
+    from lt.datagen.shards.errors import UsageError
+
+    if name != "coco":
+        raise UsageError(f"Nothing to fetch is called {name!r}.", "Known: coco.")
+    with download_progress() as progress:
+        fetched = fetch_coco(out, split, limit, site or COCO_SITE, progress)
+    if as_json:
+        print_json({"root": str(fetched.root), "pictures": fetched.pictures, "downloaded": fetched.downloaded})
+        return
+    state = f"{fetched.downloaded} files downloaded" if fetched.downloaded else "nothing to do"
+    note(f"{fetched.pictures} pictures of {split} in {fetched.root} ({state}).")
+    note(f"Next: lt datagen layers --src coco --root {fetched.root} --split {split}")
+
+
+def _layer_source(src: str, folder: str | None, root: Path | None, split: str, limit: int | None) -> "Source":
+    from lt.datagen.shards.errors import UsageError
+    from lt.datagen.sources.coco import CocoSource, photos_source
+    from lt.datagen.sources.folder import FolderSource
+    from lt.datagen.sources.shards import ShardSource
+
+    if src == "photos":
+        return photos_source(limit)
+    if src == "coco":
+        return CocoSource(root or _default_coco(), split, limit)
+    if src not in ("folder", "shards"):
+        raise UsageError(f"Unknown source {src!r}.", "Known: photos, coco, folder, shards.")
+    if folder is None:
+        raise UsageError(f"--src {src} needs a folder.", f"For example: lt datagen layers --src {src} my-pictures")
+    return FolderSource(Path(folder), limit) if src == "folder" else ShardSource(folder)
+
+
+def _default_coco() -> Path:
+    from lt.datagen.shards.errors import LtError
+
+    if (_COCO / "annotations").is_dir():
+        return _COCO
+    raise LtError(
+        f"COCO is not in {_COCO}/ (val2017: 0.8 GB of pictures, 0.25 GB of annotations).",
+        "Fetch it:        lt datagen fetch coco --split val2017        (add --limit 100 for a taste)\n"
+        "  Have it already: lt datagen layers --src coco --root DIR --split val2017\n"
+        "  What runs now:   lt datagen layers --src photos",
+    )
+
+
+def _run(pipeline, out: Path, workers: int, engine: str, as_json: bool) -> None:
+    from lt.cli.progress import run_with_table
+
+    run_with_table(pipeline, out, workers, engine, as_json)

@@ -1,0 +1,149 @@
+"""What works on this machine: device, memory, extras, backends, weights, data; and the command that adds what is missing."""
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from packaging.requirements import Requirement
+
+if TYPE_CHECKING:
+    from lt.models.perception.registry import Backend
+
+DISTRIBUTION = "lt-toolkit"
+_HIDDEN_EXTRAS = ("dev", "all")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `state` is ok | missing | note; `remedy` is the command that adds what is missing."""
+
+    topic: str
+    name: str
+    state: str
+    detail: str = ""
+    remedy: str = ""
+
+
+@dataclass
+class Report:
+    findings: list[Finding] = field(default_factory=list)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        return [asdict(finding) for finding in self.findings]
+
+
+def examine() -> Report:
+    """Look at everything. Takes a few seconds where torch is installed, since only torch knows the devices."""
+    return Report([*machine(), *devices(), *extras(), *backends(), *data_sets()])
+
+
+def machine() -> list[Finding]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 0
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    return [
+        Finding("machine", "lt", "ok", version(DISTRIBUTION)),
+        Finding("machine", "python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        Finding("machine", "processors", "ok", f"{_usable_cores()} cores"),
+        Finding("machine", "memory", "ok", f"{memory:.0f} GiB"),
+        Finding("machine", "disk", "ok" if free > 5 else "note", f"{free:.0f} GiB free in {Path.cwd()}"),
+    ]
+
+
+def devices() -> list[Finding]:
+    """Accelerators that torch can use; without torch only that fact."""
+    try:
+        import torch
+    except ImportError:
+        return [Finding("device", "torch", "missing", "training and models need it", _install("torch"))]
+    found = [Finding("device", "torch", "ok", torch.__version__)]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        found.append(
+            Finding("device", f"cuda:{index}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+        )
+    if torch.backends.mps.is_available():
+        found.append(Finding("device", "mps", "ok", "Apple GPU"))
+    if len(found) == 1:
+        found.append(Finding("device", "gpu", "note", "none: the tiny presets run on the CPU"))
+    return found
+
+
+def extras() -> list[Finding]:
+    """Each extra of the distribution: complete, or which packages it lacks."""
+    return [_extra(name, needed) for name, needed in extra_requirements().items() if name not in _HIDDEN_EXTRAS]
+
+
+def extra_requirements() -> dict[str, list[Requirement]]:
+    """Extra name to what it asks for, with references to our own extras resolved."""
+    own: dict[str, list[Requirement]] = {}
+    for text in requires(DISTRIBUTION) or []:
+        requirement = Requirement(text)
+        marker = str(requirement.marker or "")
+        if "extra ==" in marker:
+            extra = marker.split("extra ==")[1].strip().strip("'\"")
+            own.setdefault(extra, []).append(requirement)
+    return {name: _resolve(name, own) for name in own}
+
+
+def _resolve(name: str, own: dict[str, list[Requirement]]) -> list[Requirement]:
+    resolved: list[Requirement] = []
+    for requirement in own[name]:
+        if requirement.name == DISTRIBUTION:
+            resolved += [inner for extra in sorted(requirement.extras) for inner in _resolve(extra, own)]
+        else:
+            resolved.append(requirement)
+    return resolved
+
+
+def _extra(name: str, needed: list[Requirement]) -> Finding:
+    lacking = sorted({problem for requirement in needed if (problem := _lack(requirement))})
+    if not lacking:
+        return Finding("extra", name, "ok", ", ".join(sorted({requirement.name for requirement in needed})))
+    return Finding("extra", name, "missing", ", ".join(lacking), _install(name))
+
+
+def _lack(requirement: Requirement) -> str:
+    try:
+        present = version(requirement.name)
+    except PackageNotFoundError:
+        return requirement.name
+    return "" if requirement.specifier.contains(present, prereleases=True) else f"{requirement} (here: {present})"
+
+
+def backends() -> list[Finding]:
+    """Each perception backend: usable, or the packages that it lacks."""
+    from lt.models.perception.registry import BACKENDS
+
+    return [_backend(backend) for backend in BACKENDS]
+
+
+def _backend(backend: "Backend") -> Finding:
+    name = f"{backend.kind} {backend.name}"
+    if backend.missing:
+        return Finding("backend", name, "missing", f"needs {', '.join(backend.missing)}", _install(backend.extra))
+    return Finding("backend", name, "ok", backend.note)
+
+
+def data_sets() -> list[Finding]:
+    """Data sets that commands look for when none is named."""
+    from lt.datagen.shards.manifest import MANIFEST
+
+    found = [
+        Finding("data", path.parent.name, "ok", f"{path.parent}") for path in sorted(Path("data").glob(f"*/{MANIFEST}"))
+    ]
+    if not Path("data/coco/annotations").is_dir():
+        found.append(Finding("data", "coco", "missing", "not in data/coco", "lt datagen fetch coco --split val2017"))
+    return found
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _install(extra: str) -> str:
+    return f"{Path(sys.executable).name} -m pip install '{DISTRIBUTION}[{extra}]'"
