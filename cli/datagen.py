@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lt.cli.output import JsonOption, note, print_json
+from lt.cli.output import JsonOption, note, print_json, print_table
 
 if TYPE_CHECKING:
     from lt.datagen.engine.stage import Source
@@ -42,13 +42,13 @@ def layers(
     as_json: bool = JsonOption,
 ) -> None:
     """Photographs in, layers out: masks, mattes, z-order, completed backgrounds, captions per layer."""
+    source = None if show else _layer_source(src, folder, root, split, limit)
     from lt.datagen import layers as recipe
 
     chosen = recipe.settings_from(settings)
-    if show:
-        recipe.print_settings(chosen)
+    if source is None:
+        print_table(["setting", "value", "what"], recipe.describe_settings(chosen))
         return
-    source = _layer_source(src, folder, root, split, limit)
     _run(recipe.layers_pipeline(source, chosen), out or Path(f"data/layers-{src}"), workers, engine, as_json)
 
 
