@@ -1,0 +1,141 @@
+"""What a system must say so that the one loop can train it: the `Objective`.
+
+    class Filip(Objective):
+        def __init__(self, settings):
+            self.modules = {"model": DualEncoder(settings.model)}     # trained and stored in every checkpoint
+            self.frozen = {}                                          # only used: moved to the device, never stored
+
+        def example(self):                                            # runs inside the loader's workers
+            return Pair(settings.model.image_size)                    # picklable: (sample, rng or None) -> dict of arrays
+
+        def loss(self, batch):
+            loss, figures = contrastive_loss(self.modules["model"](batch["image"], batch["text"]))
+            return loss, figures
+
+The loop owns everything else: batches, optimizer, schedule, accumulation, EMA, clipping, logs, checkpoints and resume.
+
+A *batch* is a dict: tensors [b, ...] on the device, lists for what is not a number, and under `"key"` the samples' keys.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lt.datagen.shards import LtError, Sample
+
+Batch = dict[str, Any]
+Figures = Mapping[str, Tensor | float]
+Example = Callable[[Sample, np.random.Generator | None], Mapping[str, Any]]
+"""A sample to arrays and numbers of fixed shapes. The generator is for augmentation and depends only on (seed, epoch, sample);
+None means: do not augment. It may raise SampleError: the sample is then counted and replaced, see `batches.py`."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a validation found. Higher `score` is better: the checkpoint with the highest one is kept as the best."""
+
+    figures: dict[str, float]
+    score: float | None = None
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    """Name to uint8 RGB [h, w, 3]: shown in TensorBoard and stored as PNG."""
+
+
+class Parallel(Protocol):
+    """How an objective's `step` reaches its modules on any number of ranks."""
+
+    def __call__(self, method: str, *args: Any) -> Any:
+        """Call the objective's method of that name inside the data-parallel wrapper and in the run's precision."""
+        ...
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Inside, backward passes add to the local gradients only: for all parts of a step but the last."""
+        ...
+
+
+class Objective:
+    """A system's modules, its loss, how it is validated. Subclass it; `modules`, `example` and `loss` are a must."""
+
+    modules: Mapping[str, nn.Module]
+    """Trained and stored in every checkpoint. Parameters with `requires_grad=False` are stored, not trained."""
+    frozen: Mapping[str, nn.Module] = {}
+    """Pretrained helpers that are only used: moved to the device and to eval mode, never stored."""
+    fsdp_blocks: tuple[type[nn.Module], ...] = ()
+    """Classes of the blocks that FSDP shards one by one (transformer layers, U-Net stages)."""
+
+    def example(self) -> Example:
+        """The picklable function that turns a sample into one row of a batch, inside a loader worker."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+        """The mean loss of a batch (a scalar with a graph) and named figures for the log."""
+        raise NotImplementedError
+
+    def step(self, parts: Sequence[Batch], parallel: Parallel) -> tuple[Tensor, Figures]:
+        """Forward and backward passes of one optimizer step; gradients are left in the parameters.
+
+        Args:
+            parts: this rank's share of the step's batch, cut into micro-batches of equal size. Indexing moves one to the
+                device; nothing keeps it there.
+            parallel: calls a method of this objective in the data-parallel wrapper.
+
+        Override it where the loss needs the whole batch at once (contrastive accumulation with cached features). The
+        gradient must be that of the mean over this rank's share; the wrapper averages over ranks.
+
+        Returns:
+            the loss of this rank's share, detached, and the figures, both averaged over the parts.
+        """
+        total, sums = torch.zeros(()), {}
+        for number in range(len(parts)):
+            last = number == len(parts) - 1
+            with parallel.no_sync() if not last else _Nothing():
+                loss, figures = parallel("loss", parts[number])
+                (loss / len(parts)).backward()
+            total = total.to(loss.device) + loss.detach() / len(parts)
+            for name, value in figures.items():
+                sums[name] = sums.get(name, 0.0) + torch.as_tensor(value).detach() / len(parts)
+        return total, sums
+
+    def validate(self, batches: Iterable[Batch]) -> Report:
+        """Measure on the validation batches (not shuffled, not augmented; eval mode, no gradients, EMA weights if kept).
+
+        Every rank runs this over all validation batches; rank 0's report counts. The default is the mean loss.
+        """
+        loss, sums, count = 0.0, {}, 0
+        for batch in batches:
+            size = len(batch["key"])
+            value, figures = self.loss(batch)
+            loss, count = loss + float(value) * size, count + size
+            for name, figure in figures.items():
+                sums[name] = sums.get(name, 0.0) + float(figure) * size
+        if not count:
+            raise LtError("The validation set has no samples.", "Name another one: --set data.validation=DIR.")
+        means = {name: value / count for name, value in sums.items()}
+        return Report({"loss": loss / count, **means}, score=-loss / count)
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Optimizer groups; `lr_scale` in a group multiplies the rate. Default: no decay for vectors and scalars."""
+        trained = [p for m in self.modules.values() for p in m.parameters() if p.requires_grad]
+        trained = list({id(p): p for p in trained}.values())  # modules may share weights
+        matrices = [p for p in trained if p.ndim >= 2]
+        vectors = [p for p in trained if p.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
+
+    def after_step(self) -> None:
+        """Called after every optimizer step: the place to clamp a temperature."""
+
+    def export(self, folder: Path) -> None:
+        """Write the modules in their ecosystem's format (a diffusers or transformers folder)."""
+        raise LtError(
+            f"{type(self).__name__} has no export format.", "Its checkpoints are safetensors: read them as they are."
+        )
+
+
+class _Nothing(AbstractContextManager[None]):
+    def __exit__(self, *_: object) -> None: ...

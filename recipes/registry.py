@@ -1,0 +1,42 @@
+"""The systems that can be trained. A new one is a folder in `recipes/`, a file in `models/` and one line here."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lt.datagen.shards.errors import UsageError
+from lt.recipes.config import Settings, nearest
+from lt.recipes.objective import Objective
+
+Note = Callable[[str], None]
+
+SYSTEMS: dict[str, str] = {}
+"""Name to the module that holds its `RECIPE`."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything the loop needs to know of a system. Its cards lie in `folder`: `tiny.yaml`, `paper.yaml` ..."""
+
+    name: str
+    about: str
+    settings: type[Settings]
+    objective: Callable[[Any], Objective]
+    """Settings to a fresh objective. Random weights come from torch's generator, which the loop seeds."""
+    world: Callable[[Any, Note], tuple[list[str], str]]
+    """Make (or find) the built-in data when the user names none: folders of training shards, folder of validation shards."""
+    folder: Path
+
+    @property
+    def presets(self) -> list[str]:
+        """Names of the shipped cards; `tiny` comes first."""
+        return sorted((path.stem for path in self.folder.glob("*.yaml")), key=lambda name: (name != "tiny", name))
+
+
+def find(name: str) -> Recipe:
+    """The recipe of a system. Raises UsageError naming the nearest name."""
+    if name not in SYSTEMS:
+        raise UsageError(f"No system {name!r} to train.", nearest(name, SYSTEMS))
+    return importlib.import_module(SYSTEMS[name]).RECIPE
