@@ -1,5 +1,7 @@
 """`lt datagen`: make data sets. Each command builds a pipeline and runs it; the same command again continues it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +10,8 @@ import typer
 from lt.cli.output import JsonOption, note, print_json, print_table
 
 if TYPE_CHECKING:
-    from lt.datagen.engine.stage import Source
+    from lt.datagen.engine.stage import Pipeline, Source
+    from lt.datagen.fetch import Progress, Step
 
 app = typer.Typer(
     no_args_is_help=True, help="Make data sets: layered pictures, built-in worlds; fetch what others host."
@@ -117,13 +120,12 @@ def fetch(
     as_json: bool = JsonOption,
 ) -> None:
     """Download a data set that others host; the same command again continues."""
-    from lt.cli.progress import download_progress
     from lt.datagen.fetch import COCO_SITE, fetch_coco
     from lt.datagen.shards.errors import UsageError
 
     if name != "coco":
         raise UsageError(f"Nothing to fetch is called {name!r}.", "Known: coco.")
-    with download_progress() as progress:
+    with _download_progress() as progress:
         fetched = fetch_coco(out, split, limit, site or COCO_SITE, progress)
     if as_json:
         print_json({"root": str(fetched.root), "pictures": fetched.pictures, "downloaded": fetched.downloaded})
@@ -131,6 +133,32 @@ def fetch(
     state = f"{fetched.downloaded} files downloaded" if fetched.downloaded else "nothing to do"
     note(f"{fetched.pictures} pictures of {split} in {fetched.root} ({state}).")
     note(f"Next: lt datagen layers --src coco --root {fetched.root} --split {split}")
+
+
+@contextmanager
+def _download_progress() -> "Iterator[Progress]":
+    """A line per file on stderr: done, rate, time left. Silent where stderr is no terminal."""
+    from rich import progress
+    from rich.console import Console
+
+    columns = ["{task.description}", progress.BarColumn(), "{task.fields[state]}", progress.TimeRemainingColumn()]
+    console = Console(stderr=True)
+    with progress.Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        tasks: dict[str, progress.TaskID] = {}
+
+        def show(step: "Step") -> None:
+            if step.what not in tasks:
+                tasks[step.what] = bars.add_task(step.what, state="")
+            task = tasks[step.what]
+            bars.update(task, total=step.total or None, completed=step.done, state=_state(step, bars.tasks[task].speed))
+
+        yield show
+
+
+def _state(step: "Step", speed: float | None) -> str:
+    if step.unit == "files":
+        return f"{step.done:,}/{step.total:,} files" + (f" {speed:.1f}/s" if speed else "")
+    return f"{step.done / 1e6:,.1f}/{step.total / 1e6:,.1f} MB" + (f" {speed / 1e6:.1f} MB/s" if speed else "")
 
 
 def _layer_source(src: str, folder: str | None, root: Path | None, split: str, limit: int | None) -> "Source":
@@ -163,7 +191,7 @@ def _default_coco() -> Path:
     )
 
 
-def _run(pipeline, out: Path, workers: int, engine: str, as_json: bool) -> None:
+def _run(pipeline: "Pipeline", out: Path, workers: int, engine: str, as_json: bool) -> None:
     from lt.cli.progress import run_with_table
 
     run_with_table(pipeline, out, workers, engine, as_json)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO, Literal, NamedTuple
 
 from lt.datagen.shards.errors import LtError
 from lt.datagen.shards.storage import atomic_file, write_error
@@ -16,8 +17,17 @@ COCO_SITE = "http://images.cocodataset.org"
 COCO_SPLITS = {"val2017": "0.8 GB", "train2017": "19 GB"}
 """Splits with captions and instances, with the size of their pictures; the annotations of both add 0.25 GB."""
 
-Progress = Callable[[str, int, int], None]
-"""Called as progress(what, done, total): bytes of one file (total 0 if unknown), or files of a folder."""
+
+class Step(NamedTuple):
+    """How far a download is: `done` of `total` (0 if unknown) bytes of one file, or files of a folder."""
+
+    what: str
+    done: int
+    total: int
+    unit: Literal["bytes", "files"]
+
+
+Progress = Callable[[Step], None]
 
 _CHUNK = 2**20
 _MAX_UNPACKED_MEMBER = 2 * 2**30
@@ -89,12 +99,14 @@ def _continue_download(url: str, part: Path, tag: Path, progress: Progress | Non
         ) from None
 
 
-def _copy(chunks: Iterable[bytes], file, name: str, done: int, total: int, progress: Progress | None) -> None:
+def _copy(
+    chunks: Iterable[bytes], file: IO[bytes], name: str, done: int, total: int, progress: Progress | None
+) -> None:
     for chunk in chunks:
         file.write(chunk)
         done += len(chunk)
         if progress:
-            progress(name, done, total)
+            progress(Step(name, done, total, "bytes"))
 
 
 def _reason(error: Exception) -> str:
@@ -140,7 +152,7 @@ def _fetch_each_picture(address: str, names: list[str], folder: Path, progress: 
         for done, was_new in enumerate(pool.map(lambda name: download(f"{address}/{name}", folder / name), names), 1):
             downloaded += was_new
             if progress:
-                progress(f"{folder.name} pictures", done, len(names))
+                progress(Step(folder.name, done, len(names), "files"))
     return downloaded
 
 

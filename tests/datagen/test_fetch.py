@@ -114,9 +114,9 @@ def coco_site(server: Server, count: int) -> None:
 def test_coco_limited_then_whole(server, tmp_path):
     coco_site(server, 6)
     seen = []
-    fetched = fetch_coco(tmp_path, "val2017", 2, server.url, lambda *step: seen.append(step))
+    fetched = fetch_coco(tmp_path, "val2017", 2, server.url, seen.append)
     assert (fetched.pictures, fetched.downloaded) == (2, 3)
-    assert seen[-1] == ("val2017 pictures", 2, 2)
+    assert seen[-1] == ("val2017", 2, 2, "files")
     assert sorted(p.name for p in (tmp_path / "val2017").iterdir()) == ["000000000000.jpg", "000000000001.jpg"]
     assert not (tmp_path / "annotations/instances_train2017.json").exists()
     requests = len(server.log)
