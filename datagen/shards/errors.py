@@ -21,6 +21,10 @@ class ShardError(LtError):
     """A shard, sidecar or manifest that cannot be trusted."""
 
 
+class OutputError(LtError):
+    """The output cannot be written (full disk, read-only folder): nothing more can be done until that is mended."""
+
+
 class SampleError(Exception):
     """One bad sample. Pipelines count it as a reject under `reason` and go on.
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from lt.datagen.shards.errors import LtError
+from lt.datagen.shards.errors import OutputError
 
 TEMP_MARK = ".tmp-"
 """Temporary names are `<name>.tmp-<random>`: no shard pattern matches them, and resume sweeps them away."""
@@ -30,7 +30,7 @@ def atomic_file(path: str | Path, mode: str = "wb", durable: bool = True) -> Ite
         durable: flush to the disk before the rename, so that a power cut cannot leave an empty file of that name.
 
     Raises:
-        LtError: the folder cannot be written or the disk is full.
+        OutputError: the folder cannot be written or the disk is full.
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}{TEMP_MARK}{uuid.uuid4().hex[:8]}")
@@ -49,7 +49,7 @@ def atomic_file(path: str | Path, mode: str = "wb", durable: bool = True) -> Ite
             temporary.unlink(missing_ok=True)
 
 
-def write_error(path: Path, error: OSError) -> LtError:
+def write_error(path: Path, error: OSError) -> OutputError:
     """An OSError of a write as a message that says what to do."""
     import errno
 
@@ -61,7 +61,7 @@ def write_error(path: Path, error: OSError) -> LtError:
         errno.EPERM: "You may not write there. Choose another --out or change the permissions.",
         errno.ENOTDIR: "A file stands where a folder is needed. Choose another --out.",
     }
-    return LtError(f"Cannot write {path}: {error.strerror or error}.", hints.get(error.errno or 0, ""))
+    return OutputError(f"Cannot write {path}: {error.strerror or error}.", hints.get(error.errno or 0, ""))
 
 
 def write_json(path: str | Path, value: Any) -> None:
