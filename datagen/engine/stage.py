@@ -56,6 +56,16 @@ class SampleStage:
 
 
 @runtime_checkable
+class Traced(Protocol):
+    """A source or stage with more to say in the lineage than its settings, such as `model` (digest) or `parents` (keys).
+
+    `lineage` is asked after every sample that the step yields. A field `seed` needs no such method.
+    """
+
+    def lineage(self, sample: Sample) -> dict[str, Any]: ...
+
+
+@runtime_checkable
 class Source(Protocol):
     """Where samples come from. A split is a small json-able value; each split becomes one task and one shard.
 

@@ -1,0 +1,126 @@
+"""The books of a run: which tasks wait, run, are done or have failed, and what the live table shows. Shared by all engines."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ConfigDict
+
+from lt.datagen.engine.plan import Task
+from lt.datagen.engine.task import Outcome
+from lt.datagen.shards.errors import OutputError
+from lt.datagen.shards.manifest import StageFigures, add_stage_figures
+
+ATTEMPTS = 2
+"""A task whose worker dies, hangs or raises gets one retry."""
+_TELL_EVERY = 0.2  # seconds
+
+
+class FailedTask(BaseModel):
+    """A task that was given up, and why. `trace` is the traceback, or the last lines that its worker printed."""
+
+    model_config = ConfigDict(extra="forbid")
+    task: int
+    error: str
+    hint: str = ""
+    trace: str = ""
+
+
+@dataclass
+class RunState:
+    """A moment of a run. `stages` are the figures of this run only, with those of the tasks that are under way.
+
+    `tasks` = all; `resumed` = those that an earlier run had finished; `done` = those that this run has finished.
+    """
+
+    pipeline: str
+    tasks: int
+    resumed: int
+    done: int = 0
+    running: int = 0
+    failed: list[FailedTask] = field(default_factory=list)
+    stages: list[StageFigures] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated from the tasks finished so far; None before the first."""
+        ended = self.done + len(self.failed)
+        return self.seconds / ended * (self.tasks - self.resumed - ended) if ended else None
+
+
+class Ledger:
+    """Hands out tasks and takes in what became of them.
+
+    Args:
+        tasks: what is to be done in this run.
+        state: kept up to date here, and passed to `on_progress` at most five times a second.
+    """
+
+    def __init__(self, tasks: list[Task], state: RunState, on_progress: Callable[[RunState], None] | None = None):
+        self.state = state
+        self._waiting = deque(tasks)
+        self._attempts: dict[int, int] = {}
+        self._running: dict[int, list[StageFigures]] = {}
+        self._finished: list[StageFigures] = []
+        self._on_progress = on_progress
+        self._start = time.perf_counter()
+        self._told = 0.0
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def is_over(self) -> bool:
+        return not self._waiting and not self._running
+
+    def take(self) -> Task:
+        """The next task to attempt."""
+        task = self._waiting.popleft()
+        self._attempts[task.number] = self._attempts.get(task.number, 0) + 1
+        self._running[task.number] = []
+        return task
+
+    def beat(self, task: Task, figures: list[StageFigures]) -> None:
+        self._running[task.number] = figures
+        self.tell()
+
+    def end(self, task: Task, outcome: Outcome) -> None:
+        """Book the end of an attempt: done, retried or given up. Raises OutputError if nothing more can be written."""
+        del self._running[task.number]
+        if outcome.kind == "fatal":
+            raise OutputError(outcome.error, outcome.hint)
+        if outcome.kind == "done":
+            self.state.done += 1
+            self._finished = add_stage_figures(self._finished, outcome.figures)
+        elif outcome.kind == "failed" and self._attempts[task.number] < ATTEMPTS:
+            self._waiting.append(task)
+        else:
+            self.state.failed.append(
+                FailedTask(task=task.number, error=outcome.error, hint=outcome.hint, trace=outcome.trace)
+            )
+        self.tell(now=True)
+
+    def lost(self, task: Task, why: str, trace: str = "") -> None:
+        """Book an attempt whose worker died or was killed."""
+        self.end(task, Outcome(task.number, "failed", error=why, trace=trace))
+
+    def tell(self, now: bool = False) -> None:
+        """Pass the state on, if it is time."""
+        moment = time.perf_counter()
+        if self._on_progress is None or (not now and moment - self._told < _TELL_EVERY):
+            return
+        self._told = moment
+        self._on_progress(self.snapshot())
+
+    def snapshot(self) -> RunState:
+        """The state with this moment's figures."""
+        stages = self._finished
+        for figures in self._running.values():
+            stages = add_stage_figures(stages, figures)
+        self.state.stages = stages
+        self.state.running = len(self._running)
+        self.state.seconds = time.perf_counter() - self._start
+        return self.state

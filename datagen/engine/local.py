@@ -1,0 +1,217 @@
+"""The local engine: tasks on worker processes, supervised.
+
+Workers are spawned, not forked, so that they start clean (CUDA and threads do not survive a fork). One dead or hanging worker
+costs its task one retry and nothing else. Even `workers=1` uses a process: a crash in a C library, a hang or a Ctrl-C then never
+takes the run's books with it. `workers=0` runs in this process, for debuggers and for stages that cannot be imported.
+
+Every worker computes with one thread unless OMP_NUM_THREADS says otherwise: processes already use the cores, and sums over
+threads would make the bytes depend on the machine.
+"""
+
+import contextlib
+import os
+import pickle
+import signal
+import time
+from collections.abc import Iterator
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from lt.datagen.engine.ledger import Ledger
+from lt.datagen.engine.plan import Task
+from lt.datagen.engine.stage import Pipeline
+from lt.datagen.engine.task import Outcome, run_task
+from lt.datagen.engine.worker import work
+from lt.datagen.shards.errors import LtError
+
+_TICK = 0.2  # seconds between two looks at the clock
+_TAIL = 4096  # bytes of a worker's output that are kept
+_FAILED_STARTS = 3
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+
+
+def run_local(pipeline: Pipeline, out: Path, ledger: Ledger, workers: int, stall_seconds: float) -> None:
+    """Attempt all tasks of `ledger` with `workers` processes; with 0, here and one after the other.
+
+    Raises:
+        LtError: the pipeline cannot be sent to workers, or they cannot start.
+        OutputError: nothing more can be written.
+    """
+    if workers == 0:
+        while ledger.waiting:
+            task = ledger.take()
+            ledger.end(task, run_task(pipeline, task, out, lambda figures, task=task: ledger.beat(task, figures)))
+        return
+    crew = _Crew(pipeline, out, ledger, workers, stall_seconds)
+    try:
+        crew.run()
+    except BaseException:
+        crew.kill()
+        raise
+    crew.dismiss()
+
+
+class _Worker:
+    """A process and the two pipes to it, as its supervisor sees it."""
+
+    def __init__(self, pickled_pipeline: bytes, out: Path):
+        context = get_context("spawn")
+        self.orders, its_orders = context.Pipe()
+        self.noise, its_noise = context.Pipe(duplex=False)
+        self.task: Task | None = None
+        self.is_ready = False
+        self.last_sign = time.monotonic()
+        self._tail = b""
+        self.process = context.Process(
+            target=work, args=(pickled_pipeline, out, its_orders, its_noise), name="lt-worker"
+        )
+        with _child_settings():
+            self.process.start()
+        its_orders.close()
+        its_noise.close()
+
+    @property
+    def handles(self) -> list[Connection | int]:
+        return [self.orders, self.process.sentinel] + ([] if self.noise.closed else [self.noise])
+
+    def give(self, task: Task) -> None:
+        self.task = task
+        self.last_sign = time.monotonic()
+        with contextlib.suppress(OSError):  # it has just died: the next look at it notices
+            self.orders.send(task)
+
+    def messages(self) -> Iterator[object]:
+        """What the worker has sent since the last call."""
+        with contextlib.suppress(EOFError, OSError):
+            while self.orders.poll():
+                message = self.orders.recv()
+                self.last_sign = time.monotonic()
+                yield message
+
+    def hear(self) -> None:
+        """Read what the worker's libraries printed; only the last bytes are kept."""
+        while not self.noise.closed and self.noise.poll():
+            data = os.read(self.noise.fileno(), 65536)
+            self._tail = (self._tail + data)[-_TAIL:]
+            if not data:
+                self.noise.close()
+
+    @property
+    def last_words(self) -> str:
+        self.hear()
+        return self._tail.decode("utf-8", "replace").strip()
+
+    def end(self, kill: bool = True) -> None:
+        """Kill the process, or let it end by itself within five seconds."""
+        if not kill:
+            with contextlib.suppress(OSError):
+                self.orders.send(None)
+            self.process.join(5)
+        self.process.kill()
+        self.process.join()
+        self.orders.close()
+        self.noise.close()
+
+
+class _Crew:
+    """The workers of one run."""
+
+    def __init__(self, pipeline: Pipeline, out: Path, ledger: Ledger, size: int, stall_seconds: float):
+        self._pickled = _pickled(pipeline)
+        self._out = out
+        self._ledger = ledger
+        self._size = size
+        self._stall_seconds = stall_seconds
+        self._workers: list[_Worker] = []
+        self._failed_starts = 0
+
+    def run(self) -> None:
+        while not self._ledger.is_over:
+            self._hire()
+            for worker in self._workers:
+                if worker.is_ready and worker.task is None and self._ledger.waiting:
+                    worker.give(self._ledger.take())
+            wait([handle for worker in self._workers for handle in worker.handles], _TICK)
+            for worker in list(self._workers):
+                self._look_at(worker)
+            self._ledger.tell()
+
+    def kill(self) -> None:
+        for worker in self._workers:
+            worker.end()
+
+    def dismiss(self) -> None:
+        for worker in self._workers:
+            worker.end(kill=not worker.is_ready)
+
+    def _hire(self) -> None:
+        busy = sum(worker.task is not None for worker in self._workers)
+        while len(self._workers) < min(self._size, busy + self._ledger.waiting):
+            self._workers.append(_Worker(self._pickled, self._out))
+
+    def _look_at(self, worker: _Worker) -> None:
+        worker.hear()
+        is_alive = worker.process.is_alive()  # before the messages: what it sent before it died must not be missed
+        for message in worker.messages():
+            self._take(worker, message)
+        silent = time.monotonic() - worker.last_sign
+        if not is_alive:
+            self._lose(worker, f"its worker died ({_cause_of_death(worker.process.exitcode)})")
+        elif silent > self._stall_seconds and (worker.task or not worker.is_ready):
+            self._lose(worker, f"its worker showed no progress for {silent:.0f} seconds and was killed")
+
+    def _take(self, worker: _Worker, message: object) -> None:
+        if message == "ready":
+            worker.is_ready, self._failed_starts = True, 0
+        elif isinstance(message, Outcome):
+            assert worker.task is not None
+            task, worker.task = worker.task, None
+            self._ledger.end(task, message)
+        elif worker.task is not None and isinstance(message, list):
+            self._ledger.beat(worker.task, message)
+
+    def _lose(self, worker: _Worker, why: str) -> None:
+        self._workers.remove(worker)
+        words = worker.last_words
+        worker.end()
+        if worker.task is not None:
+            self._ledger.lost(worker.task, why, words)
+        elif not worker.is_ready:
+            self._failed_starts += 1
+            if self._failed_starts >= _FAILED_STARTS:
+                raise LtError(
+                    f"A worker process cannot start: {why.removeprefix('its ')}.\n{words}".rstrip(),
+                    "Sources and stages must be importable; --workers 0 runs without worker processes.",
+                )
+
+
+def _pickled(pipeline: Pipeline) -> bytes:
+    try:
+        return pickle.dumps(pipeline)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise LtError(
+            f"Pipeline {pipeline.name} cannot be sent to worker processes: {error}.",
+            "Define sources and stages at the top level of a module, or use --workers 0.",
+        ) from error
+
+
+def _cause_of_death(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        with contextlib.suppress(ValueError):
+            return signal.Signals(-exitcode).name + (", perhaps for lack of memory" if exitcode == -9 else "")
+    return f"exit code {exitcode}"
+
+
+@contextlib.contextmanager
+def _child_settings() -> Iterator[None]:
+    """Processes started inside compute with one thread, and do not see a Ctrl-C before they have learned to ignore it."""
+    added = {name: value for name, value in _ONE_THREAD.items() if name not in os.environ}
+    os.environ.update(added)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for name in added:
+            del os.environ[name]

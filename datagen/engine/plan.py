@@ -1,0 +1,154 @@
+"""What a run will do: its tasks and their digests, and how it differs from the run that filled a folder before.
+
+A task is one split of the source and becomes one shard. Its digest is over everything that decides its bytes: the split, the
+inputs, the settings of source and stages, and the code of both (version of lt and digest of the module that defines them).
+"""
+
+import hashlib
+import inspect
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lt import __version__
+from lt.datagen.engine.stage import Pipeline, Source, Stage, stage_settings
+from lt.datagen.shards import LtError
+from lt.datagen.shards.manifest import Manifest
+from lt.datagen.shards.storage import digest_of
+
+WRITE, UNIQUE = "write", "unique"
+"""Steps of the engine itself: encoding into the shard, and dropping keys that an earlier shard has."""
+_MOST_NAMED = 12
+
+
+@dataclass(frozen=True)
+class Task:
+    """One split of the source: makes `shard-{number:06d}.tar`."""
+
+    number: int
+    split: Any
+    digest: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A pipeline, laid out. `settings` and `inputs` are json values; `digest` names the whole run."""
+
+    pipeline: Pipeline
+    settings: dict[str, Any]
+    inputs: list[str]
+    digest: str
+    tasks: list[Task]
+
+    def manifest(self) -> Manifest:
+        """The manifest of a run that has not finished anything yet."""
+        return Manifest(
+            pipeline=self.pipeline.name,
+            run=self.digest,
+            settings=self.settings,
+            inputs=self.inputs,
+            code_version=__version__,
+            tasks=len(self.tasks),
+            tolerance=self.pipeline.tolerance,
+            licences=self.pipeline.source.licences(),
+        )
+
+
+def make_plan(pipeline: Pipeline) -> Plan:
+    """Ask the source for its splits and inputs, and compute all digests.
+
+    Raises:
+        LtError: two steps have the same name, so that their figures could not be told apart.
+    """
+    source, stages = pipeline.source, pipeline.stages
+    names = Counter([source.name, *(stage.name for stage in stages), WRITE, UNIQUE])
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise LtError(
+            f"Pipeline {pipeline.name}: the name {twice[0]!r} is used twice.", "Give every stage its own name."
+        )
+    splits = _plain(source.splits())
+    inputs = list(source.inputs())
+    settings = {
+        "pipeline": pipeline.name,
+        "tolerance": pipeline.tolerance,
+        "source": {"name": source.name, "settings": _plain(source.settings()), "code": code_version(source)},
+        "stages": [
+            {"name": stage.name, "settings": _plain(stage_settings(stage)), "code": code_version(stage)}
+            for stage in stages
+        ],
+        "splits": digest_of(splits)[:12],
+    }
+    digest = digest_of([settings, inputs])
+    tasks = [Task(number, split, digest_of([digest, number, split])) for number, split in enumerate(splits)]
+    return Plan(pipeline, settings, inputs, digest, tasks)
+
+
+def code_version(step: Stage | Source) -> str:
+    """Version of lt and 8 hex digits over the source text of the module that defines `step`: `0.1.0+1f2e3d4c`."""
+    return _module_version(type(step).__module__, inspect.getfile(type(step)))
+
+
+@lru_cache
+def _module_version(module: str, file: str) -> str:
+    try:
+        text = Path(file).read_bytes()
+    except OSError:  # typed into an interpreter
+        text = module.encode()
+    return f"{__version__}+{hashlib.sha256(text).hexdigest()[:8]}"
+
+
+def differences(manifest: Manifest, plan: Plan) -> list[str]:
+    """What differs between the run that filled a folder and the one planned now, each as `name: old -> new`."""
+    old, new = dict(_flat(manifest.settings)), dict(_flat(plan.settings))
+    found = [
+        f"{name}: {_show(old, name)} -> {_show(new, name)}"
+        for name in [*new, *(old.keys() - new)]
+        if _differ(old, new, name)
+    ]
+    gone, come = (Counter(a) - Counter(b) for a, b in ((manifest.inputs, plan.inputs), (plan.inputs, manifest.inputs)))
+    if gone or come:
+        found.append(f"inputs: {_some(gone)} -> {_some(come)}")
+    if manifest.tasks != len(plan.tasks):
+        found.append(f"tasks: {manifest.tasks} -> {len(plan.tasks)}")
+    more = len(found) - _MOST_NAMED
+    return found[:_MOST_NAMED] + ([f"and {more} more"] if more > 0 else [])
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as (dotted name, value); lists of named steps go by their names, and by their order."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name and key != "settings" else name or key)
+    elif isinstance(value, list) and value and all(isinstance(inner, dict) and "name" in inner for inner in value):
+        yield f"{name} in order", ", ".join(inner["name"] for inner in value)
+        for inner in value:
+            rest = {key: part for key, part in inner.items() if key != "name"}
+            yield from _flat(rest, inner["name"])
+    else:
+        yield name, value
+
+
+_MISSING = object()
+
+
+def _differ(old: dict[str, Any], new: dict[str, Any], name: str) -> bool:
+    return old.get(name, _MISSING) != new.get(name, _MISSING)
+
+
+def _show(settings: dict[str, Any], name: str) -> str:
+    text = json.dumps(settings[name], ensure_ascii=False) if name in settings else "(none)"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _some(inputs: Counter[str]) -> str:
+    names = [name if len(name) <= 24 else f"{name[:24]}..." for name in inputs]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "(none)"
+
+
+def _plain(value: Any) -> Any:
+    """`value` as json gives it back: tuples become lists, paths text."""
+    return json.loads(json.dumps(value, default=str))

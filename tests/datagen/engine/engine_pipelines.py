@@ -1,0 +1,117 @@
+"""Pipelines for the engine's tests, in a module that worker processes can import.
+
+Worker processes take over `sys.path` of the process that spawned them; `conftest.py` puts this folder on it.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from lt.datagen.engine.stage import Pipeline, SampleStage, model_time, rng_for
+from lt.datagen.shards import Reject, Sample, SampleError
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """`tasks` splits of `size` samples each, numbered through; every seventh cannot be read."""
+
+    tasks: int = 4
+    size: int = 12
+    seed: int = 0
+    same_keys: bool = False
+    name: ClassVar[str] = "numbers"
+
+    def settings(self) -> dict[str, Any]:
+        return {"tasks": self.tasks, "size": self.size, "seed": self.seed}
+
+    def inputs(self) -> list[str]:
+        return []
+
+    def licences(self) -> list[str]:
+        return ["CC0-1.0"]
+
+    def splits(self) -> list[Any]:
+        return [[task * self.size, (task + 1) * self.size] for task in range(self.tasks)]
+
+    def read(self, split: Any) -> Iterator[Sample | Reject]:
+        for number in range(*split):
+            key = f"n-{number % self.size if self.same_keys else number:06d}"
+            if number % 7 == 6:
+                yield Reject(key, "unreadable")
+                continue
+            picture = rng_for(self.seed, key).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            yield Sample(key, {"png": picture, "txt": f"number {number}", "json": {"number": number}})
+
+
+@dataclass(frozen=True)
+class Slow(SampleStage):
+    """Sleeps as a model would."""
+
+    seconds: float = 0.0
+    name: ClassVar[str] = "slow"
+
+    def process(self, sample: Sample) -> Sample | Reject:
+        with model_time():
+            time.sleep(self.seconds)
+        return sample
+
+
+@dataclass(frozen=True)
+class NoMultiples(SampleStage):
+    """Rejects multiples of `of`, half of them by raising."""
+
+    of: int = 5
+    name: ClassVar[str] = "no-multiples"
+
+    def process(self, sample: Sample) -> Sample | Reject:
+        number = sample.meta["number"]
+        if number % (2 * self.of) == 0:
+            raise SampleError("even-multiple", f"{number} is a multiple of {2 * self.of}", number)
+        if number % self.of == 0:
+            return Reject.of(sample, "odd-multiple", number)
+        return sample
+
+
+@dataclass(frozen=True)
+class Trouble(SampleStage):
+    """Brings trouble at sample `at`: `once` per file `mark`, or always where there is none."""
+
+    kind: str
+    at: int = 3
+    mark: str = ""
+    name: ClassVar[str] = "trouble"
+
+    def process(self, sample: Sample) -> Sample | Reject:
+        if sample.meta["number"] == self.at and self._is_due():
+            print("a word before the end", flush=True)
+            if self.kind == "exit":
+                os._exit(3)
+            if self.kind == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.kind == "hang":
+                time.sleep(3600)
+            raise ValueError("a bug in a stage")
+        return sample
+
+    def _is_due(self) -> bool:
+        if not self.mark:
+            return True
+        try:
+            Path(self.mark).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+
+def tiny(tasks: int = 4, size: int = 12, of: int = 5, seconds: float = 0.0, seed: int = 0) -> Pipeline:
+    """A source and two stages that take no time."""
+    return Pipeline("tiny", Numbers(tasks, size, seed), (Slow(seconds), NoMultiples(of)))
+
+
+def troubled(kind: str, mark: str = "", tasks: int = 4) -> Pipeline:
+    return Pipeline("troubled", Numbers(tasks), (Trouble(kind, mark=mark), NoMultiples()))
