@@ -5,11 +5,12 @@ Letters: h, w = height, width in pixels; c = channels (3 = RGB, 4 = RGBA with st
 
 import io
 import json
+import math
 import warnings
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from lt.datagen.shards.errors import SampleError
 
@@ -44,10 +45,13 @@ def encode(field: str, value: Any) -> bytes:
     if kind in _PIL_FORMAT:
         return encode_image(value, kind)
     if kind == "json":
-        return _utf8(json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")), field)
+        return _encode_json(field, value)
     if kind == "npy":
         buffer = io.BytesIO()
-        np.save(buffer, np.asarray(value), allow_pickle=False)
+        try:
+            np.save(buffer, np.asarray(value), allow_pickle=False)
+        except ValueError as error:  # an array of objects
+            raise SampleError("invalid-npy", f"{field}: {_short(error)}") from None
         return buffer.getvalue()
     return _utf8(str(value), field)
 
@@ -62,7 +66,7 @@ def decode(field: str, data: bytes) -> Any:
     """
     kind = kind_of(field)
     if kind in _PIL_FORMAT:
-        return decode_image(data)
+        return decode_image(data, indexed=field == "parts.png")
     if kind == "txt":
         try:
             return data.decode("utf-8")
@@ -105,21 +109,30 @@ def open_image(data: bytes) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
     except Image.DecompressionBombError as error:
         raise SampleError("image-too-large", str(error)) from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except (
+        Exception
+    ) as error:  # on hostile bytes Pillow raises nearly anything: SyntaxError, struct.error, KeyError ...
         raise SampleError("undecodable-image", _short(error)) from None
     if image.width * image.height > MAX_PIXELS:
         raise SampleError("image-too-large", f"{image.width}x{image.height} pixels", image.width * image.height)
     return image
 
 
-def decode_image(data: bytes) -> np.ndarray:
-    """JPEG, PNG or WebP bytes to uint8 [h, w] (grey, palette index) or [h, w, 3 | 4]. Truncated pictures are refused."""
+def decode_image(data: bytes, indexed: bool = False) -> np.ndarray:
+    """JPEG, PNG or WebP bytes to uint8 [h, w] (grey) or [h, w, 3 | 4]. Truncated pictures are refused.
+
+    Args:
+        indexed: give a picture with a palette as its indices [h, w], instead of the colours they stand for.
+    """
     image = open_image(data)
+    keep = ("L", "P", "RGB", "RGBA") if indexed else ("L", "RGB", "RGBA")
     try:
-        if image.mode not in ("L", "P", "RGB", "RGBA"):
-            image = image.convert("RGBA" if "A" in image.getbands() else "RGB")
+        if image.mode.startswith("I;16"):  # 16-bit grey: Pillow's own conversion would clip to white
+            return (np.asarray(image) >> 8).astype(np.uint8)
+        if image.mode not in keep:
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
         return np.asarray(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # as above
         raise SampleError("undecodable-image", _short(error)) from None
 
 
@@ -146,10 +159,31 @@ def _decode_json(field: str, data: bytes) -> Any:
 
 
 def _decode_npy(field: str, data: bytes) -> np.ndarray:
+    if not data.startswith(b"\x93NUMPY"):  # numpy would also open zip archives and pickles
+        raise SampleError("invalid-npy", f"{field}: not in the npy format")
     try:
+        shape, dtype = _npy_header(data)
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize > len(data):  # numpy would reserve that memory first
+            raise ValueError(f"an array of {shape} {dtype} in {len(data)} bytes")
         return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # a damaged header can raise tokenize and syntax errors, too
         raise SampleError("invalid-npy", f"{field}: {_short(error)}") from None
+
+
+def _npy_header(data: bytes) -> tuple[tuple[int, ...], np.dtype]:
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return shape, dtype
+
+
+def _encode_json(field: str, value: Any) -> bytes:
+    try:
+        text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:  # NaN, infinity, a value json does not know, a circle
+        raise SampleError("invalid-json", f"{field}: {_short(error)}") from None
+    return _utf8(text, field)
 
 
 def _utf8(text: str, field: str) -> bytes:

@@ -4,15 +4,20 @@ Foreign folders are never written to: img2dataset, for one, stops working when i
 """
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import BinaryIO
 
 from lt.datagen.shards import tar
+from lt.datagen.shards.errors import LtError
 from lt.datagen.shards.manifest import Sidecar, parse_document
 from lt.datagen.shards.remote import Location
 from lt.datagen.shards.storage import atomic_file, digest_of, lt_home
+
+_FORMAT = 2  # of cached indexes
 
 Places = dict[str, tuple[int, int, int | None]]
 """Field name to (offset, size, crc32 or None if unknown)."""
@@ -34,7 +39,7 @@ def load_index(shard: Location) -> ShardIndex:
         ShardError: the sidecar is damaged, or the shard cannot be read.
     """
     sidecar = shard.with_suffix(".json")
-    if (data := sidecar.read_if_present()) and _is_ours(data):
+    if (data := sidecar.read_if_present()) and is_ours(data):
         document = parse_document(Sidecar, data, str(sidecar))
         return ShardIndex({key: dict(places) for key, places in document.index.items()}, sidecar=document)
     return _cached_scan(shard)
@@ -43,7 +48,8 @@ def load_index(shard: Location) -> ShardIndex:
 def scan_index(file: BinaryIO, size: int) -> ShardIndex:
     """Scan the headers of a foreign tar of `size` bytes.
 
-    Samples that are cut, whose fields do not lie together, or whose field comes twice are left out and named as problems.
+    Samples that may be cut, that lack a field because it is no regular file, whose fields do not lie together, or whose field
+    comes twice are left out and named as problems.
     """
     return group(tar.scan(file, size))
 
@@ -53,11 +59,14 @@ def group(entries: Iterable[tar.Member | tar.Problem]) -> ShardIndex:
     index = ShardIndex({})
     refused: set[str] = set()
     current = ""
-    last_problem = None
     for entry in entries:
         if isinstance(entry, tar.Problem):
             index.problems.append(entry)
-            last_problem = entry
+            if entry.reason in tar.ENDS:
+                if current in index.samples:
+                    _refuse(index, refused, current, "cut-sample", "the archive ends inside or right after this sample")
+            elif not tar.unsafe_name(entry.name) and (parts := tar.split_name(entry.name)):
+                _refuse(index, refused, parts[0], "unsafe-field", f"{parts[1]} is no regular file")
             continue
         parts = tar.split_name(entry.name)
         if parts is None:
@@ -72,8 +81,6 @@ def group(entries: Iterable[tar.Member | tar.Problem]) -> ShardIndex:
         if key not in refused:
             index.samples.setdefault(key, {})[name] = (entry.offset, entry.size, None)
         current = key
-    if last_problem is not None and last_problem.reason == "truncated-archive" and current in index.samples:
-        _refuse(index, refused, current, "cut-sample", "the archive ends inside or right after this sample")
     return index
 
 
@@ -84,22 +91,38 @@ def _refuse(index: ShardIndex, refused: set[str], key: str, reason: str, detail:
         index.problems.append(tar.Problem(key, reason, detail))
 
 
-def _is_ours(data: bytes) -> bool:
-    return b'"schema_version"' in data[:200]
+def is_ours(data: bytes) -> bool:
+    """Whether a json file is a sidecar or manifest of ours. One damaged byte must not hide that, so one mark of two will do."""
+    return any(mark in data[:200] for mark in (b'"schema_version":', b'"shard":', b'"pipeline":'))
+
+
+def cache_path(shard: Location) -> Path | None:
+    """Where the index of a foreign shard is kept; None if its store tells no time or tag of change (it could be stale)."""
+    size, stamp = shard.stat()
+    name = digest_of([_FORMAT, shard.absolute, size, stamp])[:32]
+    return lt_home() / "index" / f"{name}.json" if stamp else None
+
+
+def scan_and_cache(shard: Location) -> ShardIndex:
+    """Scan a foreign shard anew and keep its index in the user's cache, if that can be written."""
+    size, _ = shard.stat()
+    with shard.open() as file:
+        index = scan_index(file, size)
+    if path := cache_path(shard):
+        body = _to_json(index)
+        with contextlib.suppress(LtError), atomic_file(path, durable=False) as out:
+            out.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    return index
 
 
 def _cached_scan(shard: Location) -> ShardIndex:
-    size, stamp = shard.stat()
-    cache = lt_home() / "index" / f"{digest_of([shard.url, size, stamp])[:32]}.json"
-    if stamp:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return _from_json(json.loads(cache.read_bytes()))
-    with shard.open() as file:
-        index = scan_index(file, size)
-    if stamp:  # without a time or tag of change a cached index could be stale
-        with contextlib.suppress(Exception), atomic_file(cache, durable=False) as out:
-            out.write(_to_json(index))
-    return index
+    path = cache_path(shard)
+    if path is not None:
+        with contextlib.suppress(OSError):
+            digest, _, body = path.read_bytes().partition(b"\n")
+            if hashlib.sha256(body).hexdigest().encode() == digest:
+                return _from_json(json.loads(body))
+    return scan_and_cache(shard)
 
 
 def _to_json(index: ShardIndex) -> bytes:

@@ -7,15 +7,15 @@ layers-coco/
   rejects-000000.parquet   every sample dropped: key, stage, reason, figure, metadata
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from lt.datagen.shards.errors import ShardError
 from lt.datagen.shards.storage import write_json
+from lt.datagen.shards.tar import unsafe_name
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -32,7 +32,7 @@ def rejects_name(number: int) -> str:
 
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    schema_version: int = SCHEMA
+    schema_version: int = Field(default=SCHEMA, ge=1)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -54,18 +54,24 @@ Document = TypeVar("Document", bound=_Document)
 def parse_document(kind: type[Document], data: bytes, where: str) -> Document:
     """Parse the bytes of a sidecar or manifest. Raises ShardError naming the field that is wrong."""
     try:
-        document = kind.model_validate(json.loads(data))
+        document = kind.model_validate_json(data)
     except ValidationError as error:
+        _refuse_newer(data, where)
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"][:3])
-        raise ShardError(f"{where}: {field}: {first['msg']}.", "The file is damaged or not ours.") from None
-    except (ValueError, RecursionError) as error:
-        raise ShardError(f"{where} is not valid json ({error}).", "The file is damaged or not ours.") from None
-    if document.schema_version > SCHEMA:
         raise ShardError(
-            f"{where} has schema version {document.schema_version}; this lt knows up to {SCHEMA}.", "Update lt-toolkit."
-        )
+            f"{where}: {field + ': ' if field else ''}{first['msg']}.", "The file is damaged or not ours."
+        ) from None
+    _refuse_newer(data, where)
     return document
+
+
+def _refuse_newer(data: bytes, where: str) -> None:
+    match = re.match(rb'\s*\{\s*"schema_version"\s*:\s*(\d{1,9})', data)
+    if match and int(match[1]) > SCHEMA:
+        raise ShardError(
+            f"{where} has schema version {int(match[1])}; this lt knows up to {SCHEMA}.", "Update lt-toolkit."
+        )
 
 
 class StageFigures(BaseModel):
@@ -90,24 +96,38 @@ class StageFigures(BaseModel):
 
 
 class Sidecar(_Document):
-    """What is known of one shard. `index[key][field]` = [offset, size, crc32] of the field's bytes in the tar."""
+    """What is known of one shard. `index[key][field]` = [offset, size, crc32] of the field's bytes in the tar.
+
+    `rejects_sha256` is the digest of the rejects file beside it, "" where nothing was rejected.
+    """
 
     shard: str
     task: str = ""
-    count: int
-    bytes: int
+    count: NonNegativeInt
+    bytes: NonNegativeInt
     sha256: str
     fields: list[str]
-    rejected: int = 0
+    rejected: NonNegativeInt = 0
+    rejects_sha256: str = ""
     stages: list[StageFigures] = Field(default_factory=list)
-    index: dict[str, dict[str, tuple[int, int, int]]]
+    index: dict[str, dict[str, tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt]]]
+
+    @model_validator(mode="after")
+    def _index_is_safe(self) -> Self:
+        """Keys may become paths and offsets become reads: neither is taken on trust."""
+        for key, places in self.index.items():
+            if not places or unsafe_name(key):
+                raise ValueError(f"the index holds a sample {key!r} that has no fields or an unsafe name")
+            if any(offset + size > self.bytes for offset, size, _ in places.values()):
+                raise ValueError(f"the index places {key} outside the shard's {self.bytes} bytes")
+        return self
 
 
 class ShardEntry(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    name: str
-    count: int
-    bytes: int
+    name: str = Field(pattern=rf"^{SHARD_NAME.pattern}$")
+    count: NonNegativeInt
+    bytes: NonNegativeInt
     sha256: str
 
 

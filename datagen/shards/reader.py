@@ -4,18 +4,19 @@ A broken sample is never passed on: bytes are checked against the sidecar's crc3
 What cannot be trusted is raised as a ShardError, or handed to `on_bad` as a Reject where the caller wants to go on.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from zlib import crc32
 
 from lt.datagen.shards.errors import ShardError
-from lt.datagen.shards.index import Places, ShardIndex, load_index
+from lt.datagen.shards.index import Places, ShardIndex, is_ours, load_index
 from lt.datagen.shards.manifest import MANIFEST, Manifest, parse_document
 from lt.datagen.shards.remote import Location
 from lt.datagen.shards.sample import Reject, Sample
 
 OnBad = Callable[[Reject], None]
 _READ_AHEAD = 4 * 2**20
+_GAP = 4096  # headers and padding between two samples that lie next to each other
 
 
 class Shard:
@@ -48,9 +49,14 @@ class Shard:
         return self._cut(key, places, self._ranges.read(start, stop - start), start)
 
     def samples(self, on_bad: OnBad | None = None) -> Iterator[Sample]:
-        """All samples in order; `on_bad` gets what must not be passed on, without it the first such raises ShardError."""
+        """All samples in order; `on_bad` gets what must not be passed on, without it the first such raises ShardError.
+
+        A file that belongs to no sample (reason `no-key`, such as a README) is passed over, as stock readers do.
+        """
         for problem in self.index.problems:
             if on_bad is None:
+                if problem.reason == "no-key":
+                    continue
                 raise ShardError(f"{self.location}: {problem.name or 'archive'}: {problem.reason} ({problem.detail}).")
             on_bad(Reject(problem.name or self.name, problem.reason, problem.detail, stage="read"))
         window, window_start = b"", 0
@@ -66,7 +72,29 @@ class Shard:
                     raise
                 on_bad(Reject(key, "damaged-bytes", error.message, stage="read"))
 
+    def read_many(self, keys: Iterable[str]) -> Iterator[Sample]:
+        """Samples by key, in the order asked for; neighbours in the tar that follow each other are read in one piece."""
+        for run in self._runs(keys):
+            start, stop = _span(self.index.samples[run[0]])[0], _span(self.index.samples[run[-1]])[1]
+            window = self._ranges.read(start, stop - start)
+            for key in run:
+                yield self._cut(key, self.index.samples[key], window, start)
+
+    def _runs(self, keys: Iterable[str]) -> Iterator[list[str]]:
+        run, run_start, run_stop = [], 0, -1
+        for key in keys:
+            start, stop = _span(self.index.samples[key])
+            if run and (not run_stop <= start <= run_stop + _GAP or stop - run_start > _READ_AHEAD):
+                yield run
+                run = []
+            run_start = run_start if run else start
+            run.append(key)
+            run_stop = stop
+        if run:
+            yield run
+
     def close(self) -> None:
+        """Close the file; the next read opens it again."""
         self._ranges.close()
 
     def _cut(self, key: str, places: Places, window: bytes, window_start: int) -> Sample:
@@ -101,27 +129,39 @@ class Shards:
     def samples(self, on_bad: OnBad | None = None) -> Iterator[Sample]:
         """All samples of all shards in order; see `Shard.samples` for `on_bad`."""
         for shard in self.shards:
-            yield from shard.samples(on_bad)
-            shard.close()
+            passing = shard if "index" in vars(shard) else Shard(shard.location)  # keep no index that nobody asked for
+            yield from passing.samples(on_bad)
+            passing.close()
 
     def keys(self) -> Iterator[str]:
         for shard in self.shards:
             yield from shard.keys
 
     @cached_property
-    def _shard_of(self) -> dict[str, Shard]:
-        return {key: shard for shard in self.shards for key in shard.keys}
+    def _shards_of(self) -> dict[str, Shard | list[Shard]]:
+        found: dict[str, Shard | list[Shard]] = {}
+        for shard in self.shards:
+            for key in shard.keys:
+                first = found.setdefault(key, shard)
+                if first is not shard:
+                    found[key] = [*(first if isinstance(first, list) else [first]), shard]
+        return found
 
     def __contains__(self, key: str) -> bool:
-        return key in self._shard_of
+        return key in self._shards_of
 
     def __getitem__(self, key: str) -> Sample:
-        try:
-            return self._shard_of[key].read(key)
-        except KeyError:
-            raise ShardError(
-                f"No sample {key!r} in {self.root or 'these shards'}.", "`lt shards ls` lists the keys."
-            ) from None
+        """The sample of that key. Raises ShardError if there is none, or more than one shard holds the key."""
+        shard = self._shards_of.get(key)
+        if shard is None:
+            raise ShardError(f"No sample {key!r} in {self}.", "`lt shards ls` lists the keys.")
+        if isinstance(shard, list):
+            names = ", ".join(other.name for other in shard)
+            raise ShardError(f"{key!r} is in {len(shard)} shards of {self}: {names}.", "Name one of these shards.")
+        return shard.read(key)
+
+    def __str__(self) -> str:
+        return str(self.root or "these shards")
 
     def digest(self) -> str:
         """sha256 over names and contents' digests: what checkpoints and numbers store as their data.
@@ -172,7 +212,7 @@ def open_shards(where: str) -> Shards:
 
 def _load_manifest(root: Location) -> Manifest | None:
     data = (root / MANIFEST).read_if_present() if not root.is_local or root.path.is_dir() else None
-    if data is None or b'"schema_version"' not in data[:200]:
+    if data is None or not is_ours(data):
         return None
     return parse_document(Manifest, data, str(root / MANIFEST))
 

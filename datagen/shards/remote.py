@@ -1,8 +1,9 @@
 """Where shards lie: local paths by plain system calls, everything else (s3://, http://, memory:// ...) through fsspec."""
 
-import io
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,46 +40,43 @@ class Location:
     def with_suffix(self, suffix: str) -> "Location":
         return Location(self.url.removesuffix(".tar") + suffix)
 
+    @property
+    def absolute(self) -> str:
+        return str(self.path.absolute()) if self.is_local else self.url
+
     def stat(self) -> tuple[int, str]:
         """Size in bytes and a text that changes when the file changes ("" where the store tells none)."""
-        try:
+        with self._readable():
             if self.is_local:
                 found = self.path.stat()
-                return found.st_size, str(found.st_mtime_ns)
+                return found.st_size, f"{found.st_mtime_ns}-{found.st_ctime_ns}-{found.st_ino}"
             info = self._filesystem().info(self.url)
             stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
             return int(info["size"]), str(stamp)
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise self._unreadable(error) from error
 
     def open(self) -> BinaryIO:
-        """Open for reading with seek; remote files are read in ranges."""
-        try:
-            if self.is_local:
-                return self.path.open("rb")
-            return self._filesystem().open(self.url, "rb")
-        except OSError as error:
-            raise self._unreadable(error) from error
+        """Open for reading from front to back, with seek."""
+        with self._readable():
+            return self.path.open("rb") if self.is_local else self._filesystem().open(self.url, "rb")
 
     def read_if_present(self) -> bytes | None:
-        """All bytes, or None if there is no such file."""
-        try:
-            if self.is_local:
-                return self.path.read_bytes()
-            return self._filesystem().cat_file(self.url)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise self._unreadable(error) from error
+        """All bytes, or None if there is no such file (or, as stores put it that list nothing, we may not see it)."""
+        with self._readable():
+            try:
+                return self.path.read_bytes() if self.is_local else self._filesystem().cat_file(self.url)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except Exception as error:
+                if not self.is_local and getattr(error, "status", None) in (403, 404, 410):
+                    return None
+                raise
 
     def list_tars(self) -> list["Location"]:
         """All `*.tar` of a folder, sorted by name. Empty if it is not a folder or none is there."""
-        if self.is_local:
-            return [Location(str(path)) for path in sorted(self.path.glob("*.tar"))]
-        try:
+        with self._readable():
+            if self.is_local:
+                return [Location(str(path)) for path in sorted(self.path.glob("*.tar"))]
             found = self._filesystem().ls(self.url, detail=False)
-        except (OSError, NotImplementedError) as error:
-            raise self._unreadable(error) from error
         names = sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found})
         return [self / name for name in names if name.endswith(".tar")]
 
@@ -91,34 +89,39 @@ class Location:
         try:
             return fsspec.core.url_to_fs(self.url)[0]
         except (ImportError, ValueError) as error:
-            raise ShardError(f"Cannot open {self.url}: {error}", "pip install 'lt-toolkit[remote]'") from error
+            raise ShardError(f"Cannot open {self.url}: {error}.", "pip install 'lt-toolkit[remote]'") from error
 
-    def _unreadable(self, error: Exception) -> ShardError:
-        reason = getattr(error, "strerror", None) or error or type(error).__name__
-        return ShardError(f"Cannot read {self.url}: {reason}.", "Check the path or URL.")
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Whatever a path or one of fsspec's many stores raises becomes a ShardError."""
+        try:
+            yield
+        except ShardError:
+            raise
+        except Exception as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise ShardError(f"Cannot read {self.url}: {reason}.", "Check the path or URL.") from error
 
 
 class RangeReader:
-    """Random reads from one file, opened at the first read."""
+    """Random reads from one file, opened at the first read. Remote files are asked for exactly the bytes wanted."""
 
     def __init__(self, location: Location):
         self._location = location
         self._descriptor: int | None = None
-        self._file: io.IOBase | BinaryIO | None = None
+        self._file: Any = None
 
     def read(self, offset: int, size: int) -> bytes:
         """Bytes [offset, offset + size); fewer only at the end of the file."""
-        try:
+        with self._location._readable():
             if self._location.is_local:
                 if self._descriptor is None:
                     self._descriptor = os.open(self._location.url, os.O_RDONLY)
                 return os.pread(self._descriptor, size, offset)
             if self._file is None:
-                self._file = self._location.open()
+                self._file = self._location._filesystem().open(self._location.url, "rb", cache_type="none")
             self._file.seek(offset)
-            return self._file.read(size)  # type: ignore[union-attr]
-        except OSError as error:
-            raise self._location._unreadable(error) from error
+            return self._file.read(size)
 
     def close(self) -> None:
         if self._descriptor is not None:

@@ -26,6 +26,9 @@ from lt.datagen.shards.errors import SampleError
 
 MAX_KEY_BYTES = 90
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-+=@,]*(/[A-Za-z0-9_][A-Za-z0-9_\-+=@,]*)*")
+_META_FOLDER = re.compile(r"__[^/]*__/")  # stock webdataset skips what lies in such a folder
+_FIELD = re.compile(r"[a-z0-9][a-z0-9_\-]*(\.[a-z0-9_\-]+)*")
+_MAX_FIELD_BYTES = 60
 _LAYER = re.compile(r"layer-(\d\d)\.png")
 _FIXED_FIELDS = frozenset(
     {*codec.PICTURE_FIELDS, "txt", "json", "background.png", "parts.png", "edge.png", "pose.png"}
@@ -43,9 +46,22 @@ def check_key(key: str) -> str:
         raise SampleError(
             "key-too-long", f"{key[:60]!r}... has {len(key)} characters, the limit is {MAX_KEY_BYTES}", len(key)
         )
-    if not _KEY.fullmatch(key):
+    if not _KEY.fullmatch(key) or _META_FOLDER.match(key):
         raise SampleError("bad-key", f"{key!r}: want letters, digits and _-+=@, in ASCII, no dots")
     return key
+
+
+def check_field(name: str) -> str:
+    """Return `name` if it can be the end of a file name in a tar that every reader splits in the same way.
+
+    Raises:
+        SampleError: `bad-field`.
+    """
+    if len(name) > _MAX_FIELD_BYTES or not _FIELD.fullmatch(name):
+        raise SampleError(
+            "bad-field", f"{name[:80]!r}: want at most {_MAX_FIELD_BYTES} of a-z, 0-9 and _-, with dots between"
+        )
+    return name
 
 
 def safe_key(text: str) -> str:

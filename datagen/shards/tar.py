@@ -13,7 +13,20 @@ BLOCK = 512
 END_OF_ARCHIVE = bytes(2 * BLOCK)
 _MAX_EXTENDED_HEADER = 2**20
 _NAME_MAX = 100
+_OWNER = b"0000644\0" + b"0000000\0" * 2
+_TIME = b"00000000000\0"
+_REST = bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
+_CONSTANT_SUM = sum(_OWNER) + sum(_TIME) + sum(_REST) + 8 * ord(" ")  # the checksum field counts as spaces
 _REGULAR = (b"0", b"\0", b"7")
+_EXTENDED = (
+    b"L",
+    b"K",
+    b"x",
+    b"X",
+    b"g",
+)  # GNU long name, GNU long link, PAX and Sun's for the next member, PAX for all
+_WITHOUT_BODY = (b"1", b"2", b"3", b"4", b"5", b"6")  # their size is no length: hard links state that of their target
+_OCTAL = re.compile(rb"[ \0]*([0-7]*)[ \0]*")
 _TYPE_NAMES = {
     b"1": "hard link",
     b"2": "symbolic link",
@@ -22,7 +35,8 @@ _TYPE_NAMES = {
     b"6": "fifo",
     b"S": "sparse file",
 }
-_BASE_AND_FIELD = re.compile(r"((?:.*/)?[^./][^.]*)\.([^/]+)")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_BASE_AND_FIELD = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
 
 
 @dataclass(slots=True, frozen=True)
@@ -32,6 +46,10 @@ class Member:
     name: str
     offset: int
     size: int
+
+
+ENDS = frozenset({"missing-end-marker", "truncated-archive", "bad-header", "unsafe-archive"})
+"""Reasons that end a scan: the sample before them may be incomplete."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -58,10 +76,8 @@ def padded(data: bytes) -> bytes:
 
 def _block(name: bytes, size: int, kind: bytes) -> bytes:
     size_field = b"%011o\0" % size if size < 8**11 else b"\x80" + size.to_bytes(11, "big")
-    before = name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + size_field + b"00000000000\0"
-    after = kind + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
-    checksum = sum(before) + sum(after) + 8 * 32
-    return before + b"%06o\0 " % checksum + after
+    checksum = _CONSTANT_SUM + sum(name) + sum(size_field) + kind[0]
+    return b"".join((name.ljust(_NAME_MAX, b"\0"), _OWNER, size_field, _TIME, b"%06o\0 " % checksum, kind, _REST))
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -73,10 +89,10 @@ def split_name(name: str) -> tuple[str, str] | None:
 def scan(file: BinaryIO, size: int) -> Iterator[Member | Problem]:
     """Walk the headers of a seekable tar of `size` bytes.
 
-    Yields regular files and, in their place, problems. After a header that cannot be trusted the walk ends with a problem,
-    since no later offset can be trusted either.
+    Yields regular files and, in their place, problems. After a header that cannot be trusted the walk ends with a problem whose
+    reason is in `ENDS`, since no later offset can be trusted either.
     """
-    position, long_name, long_size = 0, None, None
+    position, pax = 0, {}
     while True:
         if position == size and position > 0:
             yield Problem("", "missing-end-marker", "the archive ends without the two zero blocks")
@@ -90,59 +106,76 @@ def scan(file: BinaryIO, size: int) -> Iterator[Member | Problem]:
             if size - position < len(END_OF_ARCHIVE):
                 yield Problem("", "missing-end-marker", "the archive ends after one zero block")
             return
-        if not _checksum_holds(block):
-            yield Problem("", "bad-header", f"the header at byte {position} fails its checksum")
+        length = _number(block[124:136])
+        if length is None or not _checksum_holds(block):
+            yield Problem("", "bad-header", f"the header at byte {position} is damaged")
             return
-        kind, length = block[156:157], _number(block[124:136])
-        start = position + BLOCK
-        if kind == b"S":
-            yield Problem(_name(block), "unsafe-member", "sparse file")
-            return
-        if length is None or start + length > size:
-            yield Problem(_name(block), "truncated-archive", f"a member at byte {position} reaches past the end")
-            return
-        position = start + length + -length % BLOCK
-        if kind in (b"L", b"x", b"g"):
+        kind, start = block[156:157], position + BLOCK
+        if kind in _EXTENDED:
             if length > _MAX_EXTENDED_HEADER:
-                yield Problem(_name(block), "bad-header", f"an extended header of {length} bytes")
+                yield Problem(_shown(_name(block)), "bad-header", f"an extended header of {length} bytes")
                 return
             body = file.read(length)
-            if kind == b"L":
-                long_name = body.rstrip(b"\0").decode("utf-8", "surrogateescape")
-            elif kind == b"x":
-                records = _pax(body)
-                if any(key.startswith("GNU.sparse") for key in records):
-                    yield Problem(_name(block), "unsafe-member", "sparse file")
-                    return
-                long_name, long_size = records.get("path", long_name), records.get("size")
-            continue
-        name = long_name if long_name is not None else _name(block)
-        if long_size is not None:
-            if not long_size.isdigit() or start + int(long_size) > size:
-                yield Problem(name, "truncated-archive", "a member reaches past the end")
+            if len(body) < length:
+                yield Problem(
+                    _shown(_name(block)), "truncated-archive", f"the extended header at byte {position} is cut"
+                )
                 return
-            length = int(long_size)
-            position = start + length + -length % BLOCK
-        long_name = long_size = None
-        if kind == b"5":
+            if kind == b"L":
+                pax["path"] = body.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+            elif kind in (b"x", b"X"):
+                pax |= _pax(body)
+            elif kind == b"g" and not _pax(body).keys().isdisjoint({"path", "size"}):
+                yield Problem(_shown(_name(block)), "unsafe-archive", "one name or size for all members")
+                return
+            position = _next(start, length)
+            continue
+        name = pax.get("path", _name(block))
+        length = 0 if kind in _WITHOUT_BODY else _stated_size(pax, length)
+        if kind == b"S" or any(record.startswith("GNU.sparse") for record in pax):
+            yield Problem(_shown(name), "unsafe-archive", "a sparse file")
+            return
+        if length is None or start + length > size:
+            yield Problem(_shown(name), "truncated-archive", f"the member at byte {position} reaches past the end")
+            return
+        position, pax = _next(start, length), {}
+        if kind == b"5" or (kind == b"\0" and name.endswith("/")):
             continue
         if kind not in _REGULAR:
-            yield Problem(name, "unsafe-member", _TYPE_NAMES.get(kind, f"member type {kind!r}"))
-        elif reason := _unsafe_name(name):
-            yield Problem(name, "unsafe-member", reason)
+            yield Problem(_shown(name), "unsafe-member", _TYPE_NAMES.get(kind, f"member type {kind!r}"))
+        elif reason := unsafe_name(name):
+            yield Problem(_shown(name), "unsafe-member", reason)
         else:
             yield Member(name.removeprefix("./"), start, length)
 
 
-def _unsafe_name(name: str) -> str:
+def _next(start: int, length: int) -> int:
+    return start + length + -length % BLOCK
+
+
+def _stated_size(pax: dict[str, str], length: int) -> int | None:
+    """A PAX record `size` replaces the header's own; None if it is not a number."""
+    size = pax.get("size")
+    if size is None:
+        return length
+    return int(size) if size.isascii() and size.isdigit() and len(size) < 20 else None
+
+
+def unsafe_name(name: str) -> str:
+    """Why a name from an archive or sidecar must not become a path; "" if it may."""
     parts = name.replace("\\", "/").split("/")
     if name.startswith("/") or re.match(r"[A-Za-z]:", name):
         return "absolute path"
     if ".." in parts:
         return "path climbs out of its folder"
-    if not name.isprintable() or "\0" in name or any("\ud800" <= char <= "\udfff" for char in name):
+    if _UNPRINTABLE.search(name):
         return "control characters or invalid UTF-8 in the name"
     return ""
+
+
+def _shown(name: str) -> str:
+    """A hostile name as text that can be printed and stored."""
+    return _UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]) & 0xFFFF:02x}", name)[:300]
 
 
 def _name(block: bytes) -> str:
@@ -153,27 +186,26 @@ def _name(block: bytes) -> str:
 
 
 def _number(raw: bytes) -> int | None:
+    """A header's number: octal digits, or binary where the first bit is set (which allows no negative ones here)."""
     if raw[0] & 0x80:
-        return int.from_bytes(bytes([raw[0] & 0x7F]) + raw[1:], "big")
-    try:
-        return int(raw.strip(b" \0") or b"0", 8)
-    except ValueError:
-        return None
+        return int.from_bytes(raw[1:], "big") if raw[0] == 0x80 else None
+    match = _OCTAL.fullmatch(raw)
+    return int(match[1] or b"0", 8) if match else None
 
 
 def _checksum_holds(block: bytes) -> bool:
-    stated = _number(block[148:156])
-    return stated == sum(block[:148]) + sum(block[156:]) + 8 * 32
+    return _number(block[148:156]) == sum(block) - sum(block[148:156]) + 8 * ord(" ")
 
 
 def _pax(body: bytes) -> dict[str, str]:
+    """The records `<length> <key>=<value>\\n` of a PAX header; a damaged record ends them."""
     records, position = {}, 0
-    while position < len(body):
-        length, _, _ = body[position:].partition(b" ")
-        if not length.isdigit() or int(length) <= len(length) + 1:
+    while (space := body.find(b" ", position, position + 10)) > 0:
+        digits = body[position:space]
+        length = int(digits) if digits.isdigit() else 0
+        if length <= space - position or position + length > len(body):
             break
-        record = body[position + len(length) + 1 : position + int(length)].rstrip(b"\n")
-        key, _, value = record.partition(b"=")
+        key, _, value = body[space + 1 : position + length - 1].partition(b"=")
         records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
-        position += int(length)
+        position += length
     return records

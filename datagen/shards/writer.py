@@ -15,8 +15,8 @@ from typing import IO, Self
 from lt.datagen.shards import tar
 from lt.datagen.shards.errors import LtError, SampleError
 from lt.datagen.shards.manifest import Sidecar, StageFigures
-from lt.datagen.shards.sample import Reject, Sample, check_key
-from lt.datagen.shards.storage import TEMP_MARK, atomic_file, write_error
+from lt.datagen.shards.sample import Reject, Sample, check_field, check_key
+from lt.datagen.shards.storage import TEMP_MARK, atomic_file, digest_of_file, write_error
 
 _RECORD = 20 * tar.BLOCK  # tar's own record size: the archive is padded to a multiple of it
 
@@ -80,7 +80,7 @@ class ShardWriter:
             key = check_key(sample.key)
             if key in self._index:
                 raise SampleError("duplicate-key", f"{key} was written to this shard before")
-            encoded = {name: sample.encoded(name) for name in sample.fields}
+            encoded = {check_field(name): sample.encoded(name) for name in sample.fields}
             if not encoded:
                 raise SampleError("empty-sample", "no fields")
         except SampleError as error:
@@ -125,8 +125,12 @@ class ShardWriter:
             self._file.close()
         except OSError as error:
             raise write_error(self.path, error) from error
-        rejects_path = self.path.with_name(self.path.name.replace("shard-", "rejects-").replace(".tar", ".parquet"))
-        rejects_path.unlink(missing_ok=True)
+        sidecar_path, rejects_path = self.path.with_suffix(".json"), rejects_path_of(self.path)
+        try:
+            sidecar_path.unlink(missing_ok=True)  # an older sidecar must never stand beside new files
+            rejects_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise write_error(self.path, error) from error
         if self.rejects:
             write_rejects(rejects_path, self.rejects)
         self.sidecar = Sidecar(
@@ -137,12 +141,11 @@ class ShardWriter:
             sha256=self._hash.hexdigest(),
             fields=sorted(self._fields),
             rejected=len(self.rejects),
+            rejects_sha256=digest_of_file(rejects_path) if self.rejects else "",
             stages=self.stages,
             index=self._index,
         )
-        sidecar_path = self.path.with_suffix(".json")
         try:
-            sidecar_path.unlink(missing_ok=True)  # an older sidecar must never stand beside the new tar
             if self._index:
                 self._temporary.replace(self.path)
             else:  # stock readers stop at a tar without samples
@@ -151,6 +154,11 @@ class ShardWriter:
             raise write_error(self.path, error) from error
         with atomic_file(sidecar_path, durable=self._durable) as file:
             file.write(self.sidecar.model_dump_json().encode())
+
+
+def rejects_path_of(shard: Path) -> Path:
+    """Where the rejects of a shard lie: `rejects-000000.parquet` beside `shard-000000.tar`."""
+    return shard.with_name("rejects-" + shard.stem.removeprefix("shard-") + ".parquet")
 
 
 def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:
@@ -182,11 +190,11 @@ def read_rejects(path: Path) -> list[Reject]:
 
     try:
         rows = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+        return [Reject(**{**row, "meta": json.loads(row["meta"])}) for row in rows]
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         raise LtError(
             f"{path} cannot be read ({error}).", "Remove the shard's sidecar and run the same command again."
         ) from None
-    return [Reject(**{**row, "meta": json.loads(row["meta"])}) for row in rows]
 
 
 def _clean(text: str) -> str:
