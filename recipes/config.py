@@ -98,7 +98,7 @@ class TrainSettings(Section):
     """With several ranks: copies of the weights (`ddp`) or shards of them (`fsdp`, for models that do not fit)."""
     init: str = ""
     """Start from the weights of this checkpoint folder (fine-tuning); step and optimizer start anew."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seeds weights, order, augmentation and everything drawn in a step."""
     spike: float = free(20.0, ge=0)
     """Stop when the loss lies so many robust deviations above its recent median; 0 = only on NaN and infinity."""
