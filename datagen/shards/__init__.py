@@ -8,9 +8,19 @@
 Needs neither torch nor any model library.
 """
 
-from lt.datagen.shards.errors import LtError, SampleError, ShardError
+from lt.datagen.shards.errors import LtError, SampleError, ShardError, UsageError
 from lt.datagen.shards.reader import Shards, open_shards
 from lt.datagen.shards.sample import Reject, Sample
 from lt.datagen.shards.writer import ShardWriter
 
-__all__ = ["LtError", "Reject", "Sample", "SampleError", "ShardError", "ShardWriter", "Shards", "open_shards"]
+__all__ = [
+    "LtError",
+    "Reject",
+    "Sample",
+    "SampleError",
+    "ShardError",
+    "ShardWriter",
+    "Shards",
+    "UsageError",
+    "open_shards",
+]

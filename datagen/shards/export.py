@@ -1,0 +1,241 @@
+"""Samples as files that other programs open: a folder of PNGs, OpenRaster, Photoshop, COCO annotations.
+
+`ora` opens in GIMP and Krita, `psd` in those and in Photoshop; both hold background and layers at their place, named by caption.
+"""
+
+import io
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from PIL import Image
+
+from lt.datagen.shards import codec
+from lt.datagen.shards.compose import alpha_box
+from lt.datagen.shards.errors import LtError, SampleError, UsageError
+from lt.datagen.shards.sample import Reject, Sample, safe_key
+from lt.datagen.shards.storage import atomic_file, write_json
+
+_ORA_VERSION = "0.0.3"
+_THUMBNAIL = 256  # pixels, the largest side the OpenRaster specification allows
+_NAME_LENGTH = 60
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer cut to its visible box: `pixels` RGBA [h, w, 4] with its upper left corner at (x, y) of the canvas."""
+
+    name: str
+    pixels: np.ndarray
+    x: int
+    y: int
+
+
+@dataclass
+class Exported:
+    """How an export ended: samples written now, samples that were there already, and rejects."""
+
+    out: Path
+    written: int = 0
+    present: int = 0
+    rejects: list[Reject] = field(default_factory=list)
+
+
+def export(samples: Iterable[Sample], out: Path, kind: str, progress: Callable[[int], None] | None = None) -> Exported:
+    """Write `samples` below `out` as `kind`: png | ora | psd | coco. Files that are there already are left as they are.
+
+    Args:
+        progress: called with the number of samples seen so far.
+
+    Raises:
+        UsageError: unknown kind. LtError: the folder cannot be written, or a package is missing.
+    """
+    if kind == "coco":
+        return _export_coco(samples, out, progress)
+    if kind not in _PER_SAMPLE:
+        raise UsageError(f"Unknown export format {kind!r}.", f"Known: {', '.join(FORMATS)}.")
+    write, suffix = _PER_SAMPLE[kind]
+    done = Exported(out)
+    for number, sample in enumerate(samples, 1):
+        target = out / f"{safe_key(sample.key)}{suffix}"
+        try:
+            if target.exists():
+                done.present += 1
+            else:
+                write(sample, target)
+                done.written += 1
+        except SampleError as error:
+            done.rejects.append(Reject.of(sample, error.reason, error.figure, error.detail))
+        if progress:
+            progress(number)
+    return done
+
+
+def layers_of(sample: Sample) -> list[Layer]:
+    """Background first, then the layers from the lowest up, each cut to its visible box; wholly transparent ones are left out."""
+    if "background.png" not in sample:
+        raise SampleError("no-layers", f"no background.png among {sample.fields}")
+    described = sample.meta.get("layers") or []
+    layers = [Layer("background", _rgba(sample["background.png"]), 0, 0)]
+    for number, name in enumerate(sample.layer_fields):
+        pixels = sample[name]
+        if pixels.ndim != 3 or pixels.shape != (*layers[0].pixels.shape[:2], 4):
+            raise SampleError("bad-layer", f"{name} is {list(pixels.shape)}, want RGBA of the background's size")
+        if box := alpha_box(pixels[:, :, 3]):
+            x, y, width, height = box
+            entry = described[number] if number < len(described) and isinstance(described[number], dict) else {}
+            layers.append(Layer(_layer_name(entry, number), pixels[y : y + height, x : x + width], x, y))
+    return layers
+
+
+def write_png_folder(sample: Sample, folder: Path) -> None:
+    """`<key>/` with the picture as it is stored, background.png, layer-00.png ..., caption.txt and sample.json."""
+    names = [name for name in sample.fields if codec.is_image(name)]
+    if not names:
+        raise SampleError("no-picture", f"no pictures among {sample.fields}")
+    for name in names:
+        stem = f"picture.{name}" if name in codec.PICTURE_FIELDS else name
+        _write(folder / stem, sample.encoded(name))
+    if caption := sample.caption():
+        _write(folder / "caption.txt", caption.encode())
+    write_json(folder / "sample.json", sample.meta)
+
+
+def write_ora(sample: Sample, path: Path) -> None:
+    """One OpenRaster file: a zip with `mimetype` first, `stack.xml`, the layers, the merged picture and a thumbnail."""
+    layers = layers_of(sample)
+    height, width = layers[0].pixels.shape[:2]
+    image = ElementTree.Element("image", version=_ORA_VERSION, w=str(width), h=str(height))
+    stack = ElementTree.SubElement(image, "stack")
+    files: list[tuple[str, bytes]] = []
+    for number, layer in reversed(list(enumerate(layers))):  # OpenRaster lists the topmost first
+        source = f"data/layer{number:03d}.png"
+        files.append((source, codec.encode_image(layer.pixels, "png")))
+        place = {"x": str(layer.x), "y": str(layer.y), "opacity": "1.0", "visibility": "visible"}
+        ElementTree.SubElement(
+            stack, "layer", {"name": layer.name, "src": source, "composite-op": "svg:src-over", **place}
+        )
+    files.append(("mergedimage.png", codec.encode_image(sample.picture, "png")))
+    files.append(("Thumbnails/thumbnail.png", codec.encode_image(_thumbnail(sample.picture), "png")))
+    with atomic_file(path) as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(
+            zipfile.ZipInfo("mimetype"), "image/openraster"
+        )  # first and not compressed, so that `file` knows it
+        archive.writestr(zipfile.ZipInfo("stack.xml"), ElementTree.tostring(image, "utf-8", xml_declaration=True))
+        for name, data in files:
+            archive.writestr(zipfile.ZipInfo(name), data)
+
+
+def write_psd(sample: Sample, path: Path) -> None:
+    """One layered Photoshop file with the picture as its merged image."""
+    try:
+        from psd_tools import PSDImage
+    except ImportError:
+        raise LtError("Writing PSD needs psd-tools.", "pip install 'lt-toolkit[export]'") from None
+    layers = layers_of(sample)
+    document = PSDImage.frompil(Image.fromarray(_rgba(sample.picture)))  # in an RGB document alpha would become a mask
+    for layer in layers:
+        made = document.create_pixel_layer(Image.fromarray(layer.pixels), "layer", layer.y, layer.x)
+        made.name = layer.name  # also as Unicode: the name given at creation may hold MacRoman only
+    buffer = io.BytesIO()
+    document.save(buffer)
+    _write(path, buffer.getvalue())
+
+
+def _export_coco(samples: Iterable[Sample], out: Path, progress: Callable[[int], None] | None) -> Exported:
+    """`images/`, `annotations/instances.json` (masks as RLE, from alpha >= 128) and `annotations/captions.json`."""
+    done = Exported(out)
+    coco: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "captions": []}
+    categories: dict[str, int] = {}
+    for number, sample in enumerate(samples, 1):
+        try:
+            name = f"{safe_key(sample.key)}.{sample.picture_field}"
+            height, width = sample.picture.shape[:2]
+            entries = list(_coco_instances(sample, number, categories))
+        except SampleError as error:
+            done.rejects.append(Reject.of(sample, error.reason, error.figure, error.detail))
+            continue
+        if (out / "images" / name).exists():
+            done.present += 1
+        else:
+            _write(out / "images" / name, sample.encoded(sample.picture_field))
+            done.written += 1
+        coco["images"].append({"id": number, "file_name": name, "width": width, "height": height})
+        coco["annotations"] += [{"id": len(coco["annotations"]) + i, **entry} for i, entry in enumerate(entries, 1)]
+        coco["captions"] += [
+            {"id": len(coco["captions"]) + i, **e} for i, e in enumerate(_coco_captions(sample, number), 1)
+        ]
+        if progress:
+            progress(number)
+    listed = [{"id": number, "name": name, "supercategory": ""} for name, number in categories.items()]
+    instances = {"images": coco["images"], "annotations": coco["annotations"], "categories": listed}
+    write_json(out / "annotations" / "instances.json", instances)
+    write_json(out / "annotations" / "captions.json", {"images": coco["images"], "annotations": coco["captions"]})
+    return done
+
+
+def _coco_instances(sample: Sample, image: int, categories: dict[str, int]) -> Iterator[dict[str, Any]]:
+    described = sample.meta.get("layers") or []
+    for number, name in enumerate(sample.layer_fields):
+        mask = sample[name][:, :, 3] >= 128
+        if box := alpha_box(mask):
+            entry = described[number] if number < len(described) and isinstance(described[number], dict) else {}
+            category = str(entry.get("category") or "object")
+            yield {
+                "image_id": image,
+                "category_id": categories.setdefault(category, len(categories) + 1),
+                "segmentation": {"size": list(mask.shape), "counts": run_lengths(mask)},
+                "area": int(mask.sum()),
+                "bbox": list(box),
+                "iscrowd": 0,
+            }
+
+
+def _coco_captions(sample: Sample, image: int) -> Iterator[dict[str, Any]]:
+    captions = sample.meta.get("captions") or ({"en": sample["txt"]} if "txt" in sample else {})
+    for language, texts in captions.items():
+        for text in [texts] if isinstance(texts, str) else texts:
+            yield {"image_id": image, "caption": text, "language": language}
+
+
+def run_lengths(mask: np.ndarray) -> list[int]:
+    """COCO's uncompressed RLE of a mask [h, w]: lengths of runs down the columns, zeros first."""
+    flat = mask.T.reshape(-1).astype(np.int8)
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    return [0, *runs] if flat.size and flat[0] else runs
+
+
+def _layer_name(entry: dict[str, Any], number: int) -> str:
+    caption = entry.get("caption") or {}
+    text = caption.get("en") if isinstance(caption, dict) else caption
+    shown = "".join(char for char in str(text or entry.get("category") or "") if char.isprintable())
+    return f"{number:02d} {shown}"[:_NAME_LENGTH].strip()
+
+
+def _rgba(pixels: np.ndarray) -> np.ndarray:
+    rgb = codec.to_rgb(pixels)
+    return np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)])
+
+
+def _thumbnail(pixels: np.ndarray) -> np.ndarray:
+    image = Image.fromarray(pixels)
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    return np.asarray(image)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with atomic_file(path, durable=False) as file:
+        file.write(data)
+
+
+_PER_SAMPLE: dict[str, tuple[Callable[[Sample, Path], None], str]] = {
+    "png": (write_png_folder, ""),
+    "ora": (write_ora, ".ora"),
+    "psd": (write_psd, ".psd"),
+}
+FORMATS = (*_PER_SAMPLE, "coco")

@@ -1,0 +1,138 @@
+"""Exports are read back by libraries that did not write them, and recomposite to the picture."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lt.datagen.shards import Sample, UsageError
+from lt.datagen.shards.compose import composite
+from lt.datagen.shards.export import export, run_lengths
+
+NASTY = '<b onload="x">猫 & "dog" \x07'
+
+
+def layered(key: str = "s1", size: tuple[int, int] = (40, 56)) -> Sample:
+    rng = np.random.default_rng(3)
+    background = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    layers = []
+    for number in range(2):
+        layer = np.zeros((*size, 4), np.uint8)
+        box = slice(4 + 10 * number, 24 + 10 * number), slice(6, 30 + 8 * number)
+        layer[box] = rng.integers(0, 256, (*layer[box].shape[:2], 4), dtype=np.uint8)
+        layer[box][3:-3, 3:-3, 3] = 255
+        layers.append(layer)
+    meta = {
+        "captions": {"en": ["a cat", "the cat"], "zh": ["一只猫"]},
+        "layers": [{"caption": {"en": NASTY}, "category": "cat"}, {"caption": {}, "category": "dog"}],
+    }
+    fields = {"png": composite(background, layers), "background.png": background, "json": meta, "txt": "a cat"}
+    return Sample(key, fields | {f"layer-{i:02d}.png": layer for i, layer in enumerate(layers)})
+
+
+def encoded(sample: Sample) -> Sample:
+    return Sample(sample.key, {name: sample.encoded(name) for name in sample.fields})
+
+
+def test_ora_opens_in_an_independent_reader_and_recomposites(tmp_path):
+    pyora = pytest.importorskip("pyora")
+    sample = layered()
+    assert export([encoded(sample)], tmp_path, "ora").written == 1
+    project = pyora.Project.load(str(tmp_path / "s1.ora"))
+    children = project.children[::-1]  # it lists the topmost first
+    names = [layer.name for layer in children]
+    assert names[0] == "background" and names[1].startswith('00 <b onload="x">猫 & "dog"') and names[2] == "01 dog"
+    layers = [np.asarray(layer.get_image_data(raw=False).convert("RGBA")) for layer in children]
+    assert np.array_equal(composite(layers[0][:, :, :3], layers[1:]), sample["png"])
+
+
+def test_ora_follows_the_specification(tmp_path):
+    export([layered()], tmp_path, "ora")
+    with zipfile.ZipFile(tmp_path / "s1.ora") as archive:
+        first = archive.infolist()[0]
+        assert (first.filename, first.compress_type, archive.read("mimetype")) == ("mimetype", 0, b"image/openraster")
+        merged = np.asarray(Image.open(archive.open("mergedimage.png")))
+        assert max(Image.open(archive.open("Thumbnails/thumbnail.png")).size) <= 256
+    assert np.array_equal(merged, layered()["png"])
+
+
+def test_psd_opens_in_an_independent_reader_and_recomposites(tmp_path):
+    photoshopapi = pytest.importorskip("photoshopapi")
+    sample = layered()
+    export([encoded(sample)], tmp_path, "psd")
+    document = photoshopapi.LayeredFile_8bit.read(str(tmp_path / "s1.psd"))
+    canvases = []
+    for layer in reversed(document.layers):  # it lists the topmost first
+        left, top = int(layer.center_x - layer.width / 2), int(layer.center_y - layer.height / 2)
+        channels = layer.get_image_data()
+        canvas = np.zeros((*sample["png"].shape[:2], 4), np.uint8)
+        pixels = np.dstack([channels[0], channels[1], channels[2], channels[-1]])
+        canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+        canvases.append(canvas)
+    assert len(canvases) == 3
+    assert np.array_equal(composite(canvases[0][:, :, :3], canvases[1:]), sample["png"])
+    with Image.open(tmp_path / "s1.psd") as opened:  # Pillow reads the merged picture
+        assert np.array_equal(np.asarray(opened.convert("RGB")), sample["png"])
+
+
+def test_psd_layer_names_survive(tmp_path):
+    from psd_tools import PSDImage
+
+    export([layered()], tmp_path, "psd")
+    names = [layer.name for layer in PSDImage.open(tmp_path / "s1.psd")]
+    assert names[0] == "background" and "猫" in names[1] and names[2] == "01 dog"
+
+
+def test_coco_is_read_by_pycocotools(tmp_path):
+    coco_module = pytest.importorskip("pycocotools.coco")
+    sample = layered()
+    export([sample, layered("s2")], tmp_path, "coco")
+    coco = coco_module.COCO(str(tmp_path / "annotations/instances.json"))
+    assert len(coco.imgs) == 2 and len(coco.anns) == 4
+    assert {c["name"] for c in coco.cats.values()} == {"cat", "dog"}
+    first = coco.loadAnns(coco.getAnnIds(imgIds=[1]))[0]
+    assert np.array_equal(coco.annToMask(first).astype(bool), sample["layer-00.png"][:, :, 3] >= 128)
+    captions = json.loads((tmp_path / "annotations/captions.json").read_text())["annotations"]
+    assert [c["language"] for c in captions if c["image_id"] == 1] == ["en", "en", "zh"]
+    assert len({c["id"] for c in captions}) == len(captions)
+    assert Path(tmp_path / "images" / coco.imgs[1]["file_name"]).is_file()
+
+
+def test_run_lengths_equal_pycocotools():
+    mask_module = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        mask = rng.random((rng.integers(1, 9), rng.integers(1, 9))) < rng.random()
+        rle = mask_module.frPyObjects({"size": list(mask.shape), "counts": run_lengths(mask)}, *mask.shape)
+        assert np.array_equal(mask_module.decode(rle).astype(bool), mask)
+
+
+def test_png_folder_holds_every_layer_byte_for_byte(tmp_path):
+    sample = encoded(layered())
+    export([sample], tmp_path, "png")
+    folder = tmp_path / "s1"
+    assert (folder / "layer-01.png").read_bytes() == sample.encoded("layer-01.png")
+    assert (folder / "caption.txt").read_text() == "a cat"
+    assert json.loads((folder / "sample.json").read_text())["layers"][1]["category"] == "dog"
+
+
+def test_a_second_export_does_only_what_is_missing_and_rejects_are_named(tmp_path):
+    flat = Sample("flat", {"png": np.zeros((4, 4, 3), np.uint8)})
+    first = export([layered("a"), flat], tmp_path, "ora")
+    assert (first.written, [r.reason for r in first.rejects]) == (1, ["no-layers"])
+    second = export([layered("a"), layered("b")], tmp_path, "ora")
+    assert (second.written, second.present) == (1, 1)
+
+
+def test_hostile_keys_stay_inside_the_folder(tmp_path):
+    export([layered("../../evil"), layered("/abs")], tmp_path / "out", "ora")
+    assert len(list((tmp_path / "out").glob("*.ora"))) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+def test_unknown_format_lists_the_known_ones(tmp_path):
+    with pytest.raises(UsageError, match="png, ora, psd, coco"):
+        export([], tmp_path, "tiff")
