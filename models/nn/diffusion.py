@@ -24,8 +24,10 @@ Condition = Mapping[str, Tensor]
 
 Network = Callable[[Tensor, Tensor, Condition], Tensor]
 
-# diffusers' stand-in for abar = 0 in schedules with zero terminal SNR (the smallest half-precision number): 1/alpha stays 4096.
-SMALLEST_ABAR = 2.0**-24
+# diffusers' stand-in for abar = 0, the last entry of schedules with zero terminal SNR (the smallest half-precision number).
+ABAR_FOR_ZERO = 2.0**-24
+# Below any alpha and sigma of the usual schedules (the cosine one ends at 4.9e-5), so it only ever keeps a zero from dividing.
+SMALLEST = 2.0**-16
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class NoiseSchedule:
         """
         if "num_train_timesteps" not in config or "beta_schedule" not in config or config.get("use_flow_sigmas"):
             raise ValueError(
-                f"{config.get('_class_name', 'this scheduler')} has no beta schedule (flow matching?); "
-                "models here are variance preserving: use a DDIM, Euler or DPM-Solver scheduler"
+                "this scheduler has no beta schedule (flow matching?); models here "
+                "are variance preserving: use a DDIM, Euler or DPM-Solver scheduler"
             )
         known = {field.name: config[field.name] for field in fields(cls) if config.get(field.name) is not None}
         if "trained_betas" in known:
@@ -71,7 +73,8 @@ class NoiseSchedule:
     @cached_property
     def noise_to_signal(self) -> Tensor:
         """``sigma_t / alpha_t``, ``[num_train_timesteps]``, float64, increasing: the sigma of Euler-type schedulers."""
-        abar = self.alphas_cumprod.double().clamp(min=SMALLEST_ABAR)
+        abar = self.alphas_cumprod.double()
+        abar = torch.where(abar == 0, ABAR_FOR_ZERO, abar)
         return ((1 - abar) / abar).sqrt()
 
     def alpha_sigma(self, t: Tensor | float, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,21 +85,23 @@ class NoiseSchedule:
             like: ``[b, ...]``.
         """
         t = torch.as_tensor(t, device=like.device)
+        dtype = torch.promote_types(like.dtype, torch.float32)
         if t.is_floating_point():
-            alpha, sigma = self._between(t)
+            ratio = self._between(t).to(dtype)
+            alpha = (1 + ratio**2).rsqrt()
+            sigma = ratio * alpha
         else:
-            abar = _on_device(self, like.device)[t]
+            abar = _on_device(self, like.device)[t].to(dtype)
             alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
         shape = (-1,) + (1,) * (like.ndim - 1) if t.ndim else ()
         return alpha.to(like.dtype).reshape(shape), sigma.to(like.dtype).reshape(shape)
 
-    def _between(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        table = self.noise_to_signal.to(t.device)
+    def _between(self, t: Tensor) -> Tensor:
+        """``sigma/alpha`` at fractional ``t``."""
+        table = self.noise_to_signal.to(t)
         low = t.floor().long().clamp(0, self.num_train_timesteps - 1)
         high = (low + 1).clamp(max=self.num_train_timesteps - 1)
-        ratio = torch.lerp(table[low], table[high], (t - low).double())
-        alpha = (1 + ratio**2).rsqrt()
-        return alpha, ratio * alpha
+        return torch.lerp(table[low], table[high], t - low)
 
     def snr(self, t: Tensor) -> Tensor:
         """Signal-to-noise ratio ``abar / (1 - abar)`` at integer ``t``, same shape, float32."""
@@ -140,8 +145,8 @@ def _on_device(schedule: NoiseSchedule, device: torch.device) -> Tensor:
 def split(output: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, kind: PredictionType) -> tuple[Tensor, Tensor]:
     """A network's output read as clean guess and noise guess.
 
-    At the ends no division can produce a NaN: ``alpha`` is floored at 2^-12 and ``sigma`` at 2^-12 where they divide. With
-    zero terminal SNR an epsilon prediction says nothing about ``x0``, so there the conversion loses information, as it must.
+    At the ends no division can produce a NaN: where ``alpha`` or ``sigma`` divides, it is floored at 2^-16. With zero terminal
+    SNR an epsilon prediction says nothing about ``x0``, so there the conversion loses information, as it must.
 
     Args:
         output: ``[b, ...]``, of the stated ``kind``.
@@ -151,13 +156,12 @@ def split(output: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, kind: Predict
     Returns:
         ``x0`` and ``eps``, both ``[b, ...]``.
     """
-    smallest = SMALLEST_ABAR**0.5
     if kind == "epsilon":
-        return (z - sigma * output) / alpha.clamp(min=smallest), output
+        return (z - sigma * output) / alpha.clamp(min=SMALLEST), output
     if kind == "v_prediction":
         return alpha * z - sigma * output, sigma * z + alpha * output
     if kind == "sample":
-        return output, (z - alpha * output) / sigma.clamp(min=smallest)
+        return output, (z - alpha * output) / sigma.clamp(min=SMALLEST)
     raise ValueError(f"unknown prediction type {kind!r}: epsilon, v_prediction or sample")
 
 

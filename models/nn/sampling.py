@@ -24,6 +24,8 @@ SCHEDULERS = {
     "heun": "HeunDiscreteScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
+# steps_offset: Stable Diffusion pipelines overwrite any other value when they are opened, so a saved model would sample otherwise.
+_OURS = {"steps_offset": 1}
 _OWN = {"ddim": {"clip_sample": False, "set_alpha_to_one": False}, "ddpm": {"clip_sample": False}}
 
 
@@ -39,7 +41,7 @@ def make_scheduler(
 
     if name not in SCHEDULERS:
         raise ValueError(f"unknown scheduler {name!r}: {', '.join(SCHEDULERS)}")
-    settings = schedule.config() | {"prediction_type": prediction_type} | _OWN.get(name, {}) | config
+    settings = schedule.config() | {"prediction_type": prediction_type} | _OURS | _OWN.get(name, {}) | config
     return getattr(diffusers, SCHEDULERS[name])(**settings)
 
 
