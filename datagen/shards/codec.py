@@ -95,6 +95,15 @@ def encode_image(pixels: np.ndarray, kind: str) -> bytes:
     return buffer.getvalue()
 
 
+def picture_kind(data: bytes) -> str:
+    """What the first bytes of a picture say it is: `jpg`, `png`, `webp` or ""."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpg"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
+
+
 def open_image(data: bytes) -> Image.Image:
     """Open JPEG, PNG or WebP bytes lazily, after checking the stated size against `MAX_PIXELS`.
 

@@ -7,6 +7,7 @@ layers-coco/
   rejects-000000.parquet   every sample dropped: key, stage, reason, figure, metadata
 """
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -14,11 +15,12 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from lt.datagen.shards.errors import ShardError
-from lt.datagen.shards.storage import write_json
+from lt.datagen.shards.storage import atomic_file, write_json
 from lt.datagen.shards.tar import unsafe_name
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+_DIGEST = '"digest":"'
 SHARD_NAME = re.compile(r"shard-(\d{6})\.tar")
 
 
@@ -44,6 +46,9 @@ class _Document(BaseModel):
                 f"{path} is missing.", "Run the command that makes this folder again: it continues."
             ) from None
 
+    def check_digest(self, data: bytes) -> None:
+        """Documents that people may edit by hand carry none."""
+
     def save(self, path: str | Path) -> None:
         write_json(path, self.model_dump(mode="json"))
 
@@ -63,6 +68,10 @@ def parse_document(kind: type[Document], data: bytes, where: str) -> Document:
             f"{where}: {field + ': ' if field else ''}{first['msg']}.", "The file is damaged or not ours."
         ) from None
     _refuse_newer(data, where)
+    try:
+        document.check_digest(data)
+    except ValueError as error:
+        raise ShardError(f"{where}: {error}.", "The file is damaged: make its shard again.") from None
     return document
 
 
@@ -95,7 +104,30 @@ class StageFigures(BaseModel):
             self.rejected[reason] = self.rejected.get(reason, 0) + count
 
 
-class Sidecar(_Document):
+class _Sealed(_Document):
+    """A document whose `digest` is the sha256 of all bytes of its file that follow it: no damaged byte goes unnoticed."""
+
+    digest: str = ""
+
+    def encode(self) -> bytes:
+        """The bytes of the file."""
+        self.digest = ""
+        head, mark, rest = self.model_dump_json().partition(_DIGEST)
+        self.digest = hashlib.sha256(rest.encode()).hexdigest()
+        return f"{head}{mark}{self.digest}{rest}".encode()
+
+    def save(self, path: str | Path, durable: bool = True) -> None:
+        with atomic_file(path, durable=durable) as file:
+            file.write(self.encode())
+
+    def check_digest(self, data: bytes) -> None:
+        """Raises ValueError if `data`, the bytes of the file, are not those that were written."""
+        rest = data.partition(_DIGEST.encode())[2]
+        if self.digest and hashlib.sha256(rest[len(self.digest) :]).hexdigest() != self.digest:
+            raise ValueError("some bytes are not those that were written")
+
+
+class Sidecar(_Sealed):
     """What is known of one shard. `index[key][field]` = [offset, size, crc32] of the field's bytes in the tar.
 
     `rejects_sha256` is the digest of the rejects file beside it, "" where nothing was rejected.

@@ -45,7 +45,7 @@ class Shard:
     def read(self, key: str) -> Sample:
         """One sample by key. Raises KeyError if it is not here, ShardError if its bytes are not what was written."""
         places = self.index.samples[key]
-        start, stop = _span(places)
+        start, stop = span(places)
         return self._cut(key, places, self._ranges.read(start, stop - start), start)
 
     def samples(self, on_bad: OnBad | None = None) -> Iterator[Sample]:
@@ -61,7 +61,7 @@ class Shard:
             on_bad(Reject(problem.name or self.name, problem.reason, problem.detail, stage="read"))
         window, window_start = b"", 0
         for key, places in self.index.samples.items():
-            start, stop = _span(places)
+            start, stop = span(places)
             if start < window_start or stop > window_start + len(window):
                 window = self._ranges.read(start, max(stop - start, _READ_AHEAD))
                 window_start = start
@@ -75,7 +75,7 @@ class Shard:
     def read_many(self, keys: Iterable[str]) -> Iterator[Sample]:
         """Samples by key, in the order asked for; neighbours in the tar that follow each other are read in one piece."""
         for run in self._runs(keys):
-            start, stop = _span(self.index.samples[run[0]])[0], _span(self.index.samples[run[-1]])[1]
+            start, stop = span(self.index.samples[run[0]])[0], span(self.index.samples[run[-1]])[1]
             window = self._ranges.read(start, stop - start)
             for key in run:
                 yield self._cut(key, self.index.samples[key], window, start)
@@ -83,7 +83,7 @@ class Shard:
     def _runs(self, keys: Iterable[str]) -> Iterator[list[str]]:
         run, run_start, run_stop = [], 0, -1
         for key in keys:
-            start, stop = _span(self.index.samples[key])
+            start, stop = span(self.index.samples[key])
             if run and (not run_stop <= start <= run_stop + _GAP or stop - run_start > _READ_AHEAD):
                 yield run
                 run = []
@@ -217,5 +217,6 @@ def _load_manifest(root: Location) -> Manifest | None:
     return parse_document(Manifest, data, str(root / MANIFEST))
 
 
-def _span(places: Places) -> tuple[int, int]:
+def span(places: Places) -> tuple[int, int]:
+    """First byte of the first field and the byte after the last one."""
     return min(place[0] for place in places.values()), max(place[0] + place[1] for place in places.values())

@@ -73,12 +73,15 @@ class Location:
 
     def list_tars(self) -> list["Location"]:
         """All `*.tar` of a folder, sorted by name. Empty if it is not a folder or none is there."""
+        return [self / name for name in self.list_names() if name.endswith(".tar")]
+
+    def list_names(self) -> list[str]:
+        """The names of all that lies in a folder, sorted. Empty if it is not a folder."""
         with self._readable():
             if self.is_local:
-                return [Location(str(path)) for path in sorted(self.path.glob("*.tar"))]
+                return sorted(path.name for path in self.path.iterdir()) if self.path.is_dir() else []
             found = self._filesystem().ls(self.url, detail=False)
-        names = sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found})
-        return [self / name for name in names if name.endswith(".tar")]
+        return sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found})
 
     def ranges(self) -> "RangeReader":
         return RangeReader(self)

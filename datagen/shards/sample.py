@@ -75,7 +75,11 @@ def safe_key(text: str) -> str:
 
 
 def is_known_field(name: str) -> bool:
-    return name in _FIXED_FIELDS or _LAYER.fullmatch(name) is not None
+    return name in _FIXED_FIELDS or is_layer(name)
+
+
+def is_layer(name: str) -> bool:
+    return _LAYER.fullmatch(name) is not None
 
 
 def layer_field(z: int) -> str:
@@ -175,7 +179,7 @@ class Sample:
     @property
     def layer_fields(self) -> list[str]:
         """`layer-00.png`, `layer-01.png` ... from the lowest to the highest."""
-        return [name for name in self.fields if _LAYER.fullmatch(name)]
+        return [name for name in self.fields if is_layer(name)]
 
     def caption(self, lang: str = "en") -> str | None:
         """The caption in `lang` from `json.captions`; a list gives its first; English falls to `txt`."""

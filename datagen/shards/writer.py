@@ -152,8 +152,7 @@ class ShardWriter:
                 self.path.unlink(missing_ok=True)
         except OSError as error:
             raise write_error(self.path, error) from error
-        with atomic_file(sidecar_path, durable=self._durable) as file:
-            file.write(self.sidecar.model_dump_json().encode())
+        self.sidecar.save(sidecar_path, durable=self._durable)
 
 
 def rejects_path_of(shard: Path) -> Path:

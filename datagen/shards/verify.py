@@ -1,0 +1,457 @@
+"""Check a folder of shards against everything it claims.
+
+| level | checks |
+|---|---|
+| folder | manifest readable, complete, its counts and digests those of the sidecars; shards missing, unlisted or left over |
+| archive | size, sha256, every header and crc32 as the sidecar says; members safe; keys contiguous, unique and short |
+| sample | the fields that all samples of the set have; pictures decode and are what their name says; the layer invariant |
+
+Foreign shards state nothing, so theirs is what the archive itself shows.
+"""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from zlib import crc32
+
+from lt.datagen.shards import codec, tar
+from lt.datagen.shards.contents import content_problems
+from lt.datagen.shards.errors import LtError, SampleError, ShardError
+from lt.datagen.shards.index import Places, ShardIndex, is_ours, load_index, scan_index
+from lt.datagen.shards.manifest import MANIFEST, SHARD_NAME, Manifest, ShardEntry, Sidecar, parse_document
+from lt.datagen.shards.reader import open_shards, span
+from lt.datagen.shards.remote import Location
+from lt.datagen.shards.sample import MAX_KEY_BYTES, Sample, check_key, is_layer
+from lt.datagen.shards.storage import TEMP_MARK
+from lt.datagen.shards.writer import read_rejects, rejects_path_of
+
+_WINDOW = 4 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is not as it should be. `what` is a stable slug; `figure` the number that shows it, where there is one."""
+
+    shard: str
+    key: str
+    what: str
+    detail: str = ""
+    figure: float | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    """What was looked at, and what was found. `decoded` is False if the contents of fields were left alone."""
+
+    where: str
+    shards: int
+    samples: int
+    bytes: int
+    decoded: bool
+    findings: list[Finding]
+    seconds: float = 0.0
+
+    @property
+    def is_good(self) -> bool:
+        return not self.findings
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What holds for every shard of a set.
+
+    `ours`: sidecars are expected. `required`: fields that every sample has (None: those that most samples of a shard have).
+    """
+
+    ours: bool
+    required: frozenset[str] | None
+    tolerance: float
+    decode: bool
+
+
+@dataclass(slots=True)
+class ShardResult:
+    """What a shard turned out to hold."""
+
+    name: str
+    bytes: int = 0
+    keys: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def verify(
+    where: str,
+    *,
+    decode: bool = True,
+    workers: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Check a folder, tar, brace pattern or URL of shards.
+
+    Args:
+        decode: also decode every field and recompute the layer invariant; without it only bytes are checked.
+        workers: processes; 1 works in this one.
+        on_progress: called with (bytes done, bytes in all).
+
+    Raises:
+        ShardError: there is nothing there to check. All else becomes a finding.
+    """
+    start = time.perf_counter()
+    findings: list[Finding] = []
+    locations, manifest, root = _locate(str(where), findings)
+    rules = _rules(locations, manifest, decode)
+    if root is not None and not str(where).endswith(".tar"):
+        findings += _folder_findings(root, manifest, rules.ours)
+    entries = {entry.name: entry for entry in manifest.shards} if manifest and manifest.complete else {}
+    jobs = [(location, entries.get(location.name), rules) for location in locations]
+    results = _run(jobs, workers, on_progress)
+    holder: dict[str, str] = {}
+    for result in results:
+        findings += result.findings
+        for key in result.keys:
+            first = holder.setdefault(key, result.name)
+            if first != result.name:
+                findings.append(Finding(result.name, key, "duplicate-key", f"{first} holds this key too"))
+    return Report(
+        where=str(where),
+        shards=len(results),
+        samples=sum(len(result.keys) for result in results),
+        bytes=sum(result.bytes for result in results),
+        decoded=decode,
+        findings=findings,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _locate(where: str, findings: list[Finding]) -> tuple[list[Location], Manifest | None, Location | None]:
+    """The shards to check; a damaged manifest is a finding, and the folder is then taken as it lies."""
+    try:
+        shards = open_shards(where)
+        return [shard.location for shard in shards.shards], shards.manifest, shards.root
+    except ShardError as error:
+        root = Location(where)
+        tars = root.list_tars()
+        if not tars or "{" in where or where.endswith(".tar"):
+            raise
+        findings.append(Finding("", "", "damaged-manifest", error.message))
+        return tars, None, root
+
+
+def _rules(locations: list[Location], manifest: Manifest | None, decode: bool) -> Rules:
+    ours = manifest is not None or any(_has_sidecar(location) for location in locations)
+    required = frozenset(filter(_is_required, manifest.fields)) if manifest and manifest.complete else None
+    return Rules(ours, required, (manifest.tolerance if manifest else None) or 0.0, decode)
+
+
+def _has_sidecar(location: Location) -> bool:
+    data = location.with_suffix(".json").read_if_present() if SHARD_NAME.fullmatch(location.name) else None
+    return data is not None and is_ours(data)
+
+
+def _is_required(name: str) -> bool:
+    """Pictures come in one of three formats, layers in any number, and a picture may have no caption."""
+    return name not in codec.PICTURE_FIELDS and name != "txt" and not is_layer(name)
+
+
+# --- the folder
+
+
+def _folder_findings(root: Location, manifest: Manifest | None, ours: bool) -> Iterator[Finding]:
+    if not ours:
+        return
+    names = root.list_names()
+    for name in names:
+        if TEMP_MARK in name:
+            yield Finding(name, "", "leftover", "a temporary file of a run that was stopped")
+    if manifest is None:
+        if MANIFEST not in names:
+            yield Finding(
+                "", "", "missing-manifest", f"sidecars but no {MANIFEST}: the run that makes this has not ended"
+            )
+        return
+    if not manifest.complete:
+        present = sum(SHARD_NAME.fullmatch(name) is not None for name in names)
+        yield Finding(
+            "", "", "incomplete", f"{present} of {manifest.tasks} shards; run the same command again", present
+        )
+        return
+    yield from _manifest_findings(root, manifest, names)
+
+
+def _manifest_findings(root: Location, manifest: Manifest, names: list[str]) -> Iterator[Finding]:
+    """A complete manifest against the sidecars and files that are there."""
+    listed = {entry.name for entry in manifest.shards}
+    fields: set[str] = set()
+    rejected = 0
+    expected_rejects: set[str] = set()
+    for name in names:
+        if SHARD_NAME.fullmatch(name) and name not in listed:
+            yield Finding(name, "", "unlisted-shard", f"{MANIFEST} does not name it")
+        if name.endswith(".json") and SHARD_NAME.fullmatch(name.removesuffix(".json") + ".tar"):
+            sidecar = _sidecar(root / name)
+            if sidecar is None:
+                continue  # the shard's own check says what is wrong with it
+            fields.update(sidecar.fields)
+            rejected += sidecar.rejected
+            if sidecar.rejected:
+                rejects = rejects_path_of(Location(name).path.with_suffix(".tar")).name
+                expected_rejects.add(rejects)
+                yield from _rejects_findings(root / rejects, sidecar)
+    for name in names:
+        if name.startswith("rejects-") and name.endswith(".parquet") and name not in expected_rejects:
+            yield Finding(name, "", "leftover", "no sidecar tells of these rejects")
+    yield from _differences(
+        MANIFEST,
+        ("samples", manifest.count, sum(entry.count for entry in manifest.shards)),
+        ("rejects", sum(manifest.rejected.values()), rejected),
+        ("fields", manifest.fields, sorted(fields)),
+    )
+
+
+def _sidecar(location: Location) -> Sidecar | None:
+    try:
+        return parse_document(Sidecar, location.read_if_present() or b"", str(location))
+    except ShardError:
+        return None
+
+
+def _rejects_findings(location: Location, sidecar: Sidecar) -> Iterator[Finding]:
+    data = location.read_if_present()
+    if data is None:
+        yield Finding(location.name, "", "missing-rejects", f"the sidecar tells of {sidecar.rejected} rejects")
+    elif sidecar.rejects_sha256 and hashlib.sha256(data).hexdigest() != sidecar.rejects_sha256:
+        yield Finding(location.name, "", "damaged-rejects", "the sha256 is not that of the sidecar")
+    elif location.is_local:
+        try:
+            yield from _differences(location.name, ("rejects", sidecar.rejected, len(read_rejects(location.path))))
+        except LtError as error:
+            yield Finding(location.name, "", "damaged-rejects", error.message)
+
+
+def _differences(shard: str, *claims: tuple[str, object, object]) -> Iterator[Finding]:
+    for what, stated, found in claims:
+        if stated != found:
+            figure = float(found) if isinstance(found, int) else None
+            yield Finding(shard, "", "wrong-count", f"{what}: {stated} stated, {found} found", figure)
+
+
+# --- shards, in this process or in several
+
+_Job = tuple[Location, ShardEntry | None, Rules]
+
+
+def _run(jobs: list[_Job], workers: int, on_progress: Callable[[int, int], None] | None) -> list[ShardResult]:
+    total = sum(_size(location) for location, _, _ in jobs)
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if on_progress is not None:
+            on_progress(done, total)
+
+    if workers <= 1 or len(jobs) <= 1:
+        return [check_shard(*job, advance) for job in jobs]
+    results: list[ShardResult] = [ShardResult("")] * len(jobs)
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+        numbers = {pool.submit(check_shard, *job): number for number, job in enumerate(jobs)}
+        try:
+            for future in as_completed(numbers):
+                results[numbers[future]] = future.result()
+                advance(results[numbers[future]].bytes)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return results
+
+
+def _size(location: Location) -> int:
+    try:
+        return location.stat()[0]
+    except ShardError:
+        return 0
+
+
+def check_shard(
+    location: Location, entry: ShardEntry | None, rules: Rules, on_bytes: Callable[[int], None] = lambda count: None
+) -> ShardResult:
+    """Check one shard. `entry` is what the manifest says of it; `on_bytes` hears how far the work has come."""
+    return _ShardCheck(location, rules, on_bytes).run(entry)
+
+
+class _ShardCheck:
+    def __init__(self, location: Location, rules: Rules, on_bytes: Callable[[int], None]):
+        self.location = location
+        self.rules = rules
+        self.on_bytes = on_bytes
+        self.result = ShardResult(location.name)
+
+    def found(self, key: str, what: str, detail: str = "", figure: float | None = None) -> None:
+        self.result.findings.append(Finding(self.location.name, key, what, detail, figure))
+
+    def run(self, entry: ShardEntry | None) -> ShardResult:
+        try:
+            index = self._index()
+            if index.sidecar is not None:
+                self._compare_sidecar(index, index.sidecar, entry)
+                if index.sidecar.count == 0:
+                    return self.result
+            self.result.bytes = self.location.stat()[0]
+            self._check(index)
+        except ShardError as error:
+            self.found("", "unreadable", error.message)
+        return self.result
+
+    def _index(self) -> ShardIndex:
+        """Our sidecar's index; without a good one what a fresh scan shows: verify trusts no cache."""
+        if self.rules.ours:
+            try:
+                data = self.location.with_suffix(".json").read_if_present()
+                if data is None:
+                    self.found(
+                        "", "missing-sidecar", "the run that makes this shard has not ended, or the file is lost"
+                    )
+                elif is_ours(data):
+                    return load_index(self.location)
+                else:
+                    self.found("", "damaged-sidecar", "the json file beside the shard is not a sidecar")
+            except ShardError as error:
+                self.found("", "damaged-sidecar", error.message)
+        return self._scan()
+
+    def _scan(self) -> ShardIndex:
+        with self.location.open() as file:
+            return scan_index(file, self.location.stat()[0])
+
+    def _compare_sidecar(self, index: ShardIndex, sidecar: Sidecar, entry: ShardEntry | None) -> None:
+        claims = [
+            ("name", sidecar.shard, self.location.name),
+            ("samples", sidecar.count, len(index.samples)),
+            ("fields", sidecar.fields, sorted({name for places in index.samples.values() for name in places})),
+        ]
+        if entry is not None:
+            claims += [(f"{what} in {MANIFEST}", getattr(entry, what), getattr(sidecar, what)) for what in _ENTRY]
+        if sidecar.count:
+            claims.append(("bytes", sidecar.bytes, self.location.stat()[0]))
+        self.result.findings += _differences(self.location.name, *claims)
+
+    def _check(self, index: ShardIndex) -> None:
+        self.result.keys = list(index.samples)
+        for problem in index.problems:
+            self.found(problem.name, problem.reason, problem.detail)
+        self._check_keys(index)
+        required = self.rules.required
+        if required is None:
+            required = _fields_of_most(index)
+        digest = hashlib.sha256()
+        walk = _Walk()
+        with ThreadPoolExecutor(1) as hasher:
+            for start, data, keys in self._windows(index):
+                hashing = hasher.submit(digest.update, data) if index.sidecar else _DONE
+                for key in keys:
+                    self._check_sample(key, index.samples[key], data, start, required, walk)
+                hashing.result()
+                self.on_bytes(len(data))
+        if index.sidecar is not None:
+            if digest.hexdigest() != index.sidecar.sha256:
+                self.found(
+                    "", "wrong-sha256", f"{index.sidecar.sha256[:12]}... stated, {digest.hexdigest()[:12]}... found"
+                )
+            if not walk.is_exact:
+                self._compare_scan(index)
+
+    def _check_keys(self, index: ShardIndex) -> None:
+        for key in index.samples:
+            if index.sidecar is not None:
+                try:
+                    check_key(key)
+                except SampleError as error:
+                    self.found(key, error.reason, error.detail, error.figure)
+            elif len(key.encode()) > MAX_KEY_BYTES:
+                self.found(key, "key-too-long", f"{len(key.encode())} bytes, the limit is {MAX_KEY_BYTES}", len(key))
+
+    def _windows(self, index: ShardIndex) -> Iterator[tuple[int, bytes, list[str]]]:
+        """The whole file in pieces (start, bytes, keys of the samples that lie wholly inside)."""
+        ranges = self.location.ranges()
+        start, keys, end = 0, [], 0
+        for key, places in index.samples.items():
+            first, last = span(places)
+            if keys and (last - start > _WINDOW or first < end):
+                yield start, ranges.read(start, end - start), keys
+                start, keys = end, []
+            if first < start:  # an index out of order: read this sample by itself, the digest will tell
+                yield first, ranges.read(first, last - first), [key]
+                continue
+            keys.append(key)
+            end = last
+        yield start, ranges.read(start, end - start), keys
+        while data := ranges.read(end, _WINDOW):
+            yield end, data, []
+            end += len(data)
+        ranges.close()
+
+    def _check_sample(
+        self, key: str, places: Places, window: bytes, start: int, required: frozenset[str], walk: "_Walk"
+    ) -> None:
+        """One sample's headers, checksums, set of fields and contents. `window` holds the file from byte `start` on."""
+        sample = Sample(key)
+        for name, (offset, size, checksum) in places.items():
+            data = window[offset - start : offset - start + size]
+            if checksum is not None:
+                walk.step(f"{key}.{name}", offset, size, window, start)
+            if len(data) != size:
+                self.found(key, "cut-field", f"{name}: {len(data)} of {size} bytes are there", len(data))
+            elif checksum is not None and crc32(data) != checksum:
+                self.found(key, "damaged-bytes", f"{name} does not match its crc32")
+            else:
+                sample[name] = data
+        if missing := sorted(required - places.keys()):
+            self.found(key, "missing-field", f"no {', '.join(missing)}")
+        if self.rules.decode:
+            for what, detail, figure in content_problems(sample, self.rules.tolerance):
+                self.found(key, what, detail, figure)
+
+    def _compare_scan(self, index: ShardIndex) -> None:
+        """A header was not as the index implies: walk the archive itself and name what differs."""
+        scanned = self._scan()
+        for problem in scanned.problems:
+            self.found(problem.name, problem.reason, problem.detail)
+        for key in {**index.samples, **scanned.samples}:
+            stated, there = _offsets(index, key), _offsets(scanned, key)
+            if stated != there:
+                self.found(
+                    key, "wrong-index", f"{stated or 'nothing'} in the sidecar, {there or 'nothing'} in the archive"
+                )
+
+
+def _offsets(index: ShardIndex, key: str) -> dict[str, tuple[int, int]]:
+    return {name: (offset, size) for name, (offset, size, _) in index.samples.get(key, {}).items()}
+
+
+_ENTRY = ("count", "bytes", "sha256")
+_DONE: Future[None] = Future()
+_DONE.set_result(None)
+
+
+class _Walk:
+    """Whether the headers of a shard are, byte by byte, those that its index implies, with nothing between them."""
+
+    def __init__(self) -> None:
+        self.is_exact = True
+        self._position = 0
+
+    def step(self, name: str, offset: int, size: int, window: bytes, start: int) -> None:
+        head = tar.header(name, size)
+        place = offset - start
+        if self._position + len(head) != offset or window[place - len(head) : place] != head:
+            self.is_exact = False
+        self._position = offset + size + -size % tar.BLOCK
+
+
+def _fields_of_most(index: ShardIndex) -> frozenset[str]:
+    counts = Counter(name for places in index.samples.values() for name in places)
+    return frozenset(name for name, count in counts.items() if 2 * count > len(index.samples) and _is_required(name))
