@@ -150,7 +150,8 @@ def _source(image: Record, licence: Record) -> Record:
     source = {
         "dataset": "coco",
         "id": image["id"],
-        "url": image.get("coco_url") or image.get("flickr_url") or image.get("source") or "",
+        "url": image.get("coco_url") or image.get("flickr_url") or "",
+        "origin": image.get("source", ""),
         "credit": image.get("credit", ""),
         "licence": licence.get("name", ""),
         "licence_url": licence.get("url", ""),
