@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from lt.cli import datagen, doctor, shards
+from lt.cli import datagen, doctor, export, shards, train
 
 app = typer.Typer(
     name="lt",
@@ -18,6 +18,11 @@ app = typer.Typer(
 )
 app.add_typer(datagen.app, name="datagen")
 app.add_typer(shards.app, name="shards")
+shards.app.command(epilog="Example: lt shards export data/scenes-train --format ora --out drawings --limit 10")(
+    export.export
+)
+shards.app.command(epilog="Example: lt shards page data/scenes-train")(export.page)
+app.command("train", epilog="Example: lt train filip --data data/scenes-train --set train.lr=3e-4")(train.train)
 app.command("doctor", epilog="Example: lt doctor")(doctor.doctor)
 
 
