@@ -7,7 +7,7 @@ import numpy as np
 from lt.datagen.shards import codec
 from lt.datagen.shards.compose import recomposition_error
 from lt.datagen.shards.errors import SampleError
-from lt.datagen.shards.sample import Sample
+from lt.datagen.shards.sample import Sample, layer_field
 
 _FULL_CANVAS = ("background.png", "parts.png")
 
@@ -46,12 +46,14 @@ def _layer_problems(sample: Sample, tolerance: float) -> Iterator[tuple[str, str
         if name in sample and sample[name].shape[:2] != picture.shape[:2]:
             yield "wrong-size", f"{name} is {_size_of(sample[name])}, the picture {_size_of(picture)}", None
             return
-    if not layers:
+    if not layers and "background.png" not in sample:
         return
     stated = sample.meta.get("layers") if isinstance(sample.get("json", {}), dict) else None
-    if layers[-1] != f"layer-{len(layers) - 1:02d}.png" or (isinstance(stated, list) and len(stated) != len(layers)):
-        told = f", json.layers tells of {len(stated)}" if isinstance(stated, list) else ""
-        yield "missing-layer", f"{len(layers)} layers up to {layers[-1]}{told}", len(layers)
+    if layers != [layer_field(z) for z in range(len(layers))]:
+        yield "missing-layer", f"only {', '.join(layers)}", len(layers)
+        return
+    if isinstance(stated, list) and len(stated) != len(layers):
+        yield "missing-layer", f"{len(layers)} layers, json.layers tells of {len(stated)}", len(layers)
         return
     if "background.png" not in sample:
         yield "missing-field", "layers without background.png", None

@@ -137,7 +137,7 @@ def _locate(where: str, findings: list[Finding]) -> tuple[list[Location], Manife
         tars = root.list_tars()
         if not tars or "{" in where or where.endswith(".tar"):
             raise
-        findings.append(Finding("", "", "damaged-manifest", error.message))
+        findings.append(Finding(MANIFEST, "", "damaged-manifest", error.message))
         return tars, None, root
 
 
@@ -169,9 +169,9 @@ def _folder_findings(root: Location, manifest: Manifest | None, ours: bool) -> I
             yield Finding(name, "", "leftover", "a temporary file of a run that was stopped")
     if manifest is None:
         if MANIFEST not in names:
-            yield Finding(
-                "", "", "missing-manifest", f"sidecars but no {MANIFEST}: the run that makes this has not ended"
-            )
+            yield Finding(MANIFEST, "", "missing-manifest", "sidecars without it: the run has not ended")
+        elif not is_ours((root / MANIFEST).read_if_present() or b""):
+            yield Finding(MANIFEST, "", "damaged-manifest", "it is not a manifest of shards")
         return
     if not manifest.complete:
         present = sum(SHARD_NAME.fullmatch(name) is not None for name in names)
