@@ -55,7 +55,7 @@ def test_fractional_timesteps_mean_what_eulers_mean():
     scheduler = make_scheduler("euler", NoiseSchedule())
     scheduler.set_timesteps(7)
     assert any(float(t) % 1 for t in scheduler.timesteps)
-    for t, ratio in zip(scheduler.timesteps, scheduler.sigmas):
+    for t, ratio in zip(scheduler.timesteps, scheduler.sigmas[:-1], strict=True):
         alpha, sigma = NoiseSchedule().alpha_sigma(t.double(), torch.zeros(1, dtype=torch.float64))
         assert float(sigma / alpha) == pytest.approx(float(ratio), rel=1e-5)
         assert float(alpha**2 + sigma**2) == pytest.approx(1)
