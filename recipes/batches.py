@@ -11,7 +11,7 @@ permuted. Two samples of one shard thus lie at most W + (the shard's size) place
 perfect shuffle.
 
 A bad sample (undecodable, damaged, refused by the system's `Example`) keeps its place in the order, but a substitute is shown
-there: another sample of the set, drawn from (seed, position, attempt). So batches stay full, every good sample is still seen exactly
+there: another one of the set, drawn from (seed, position, attempt). So batches stay full, every good sample is still seen exactly
 once per epoch in its own place, and a resumed run meets the same substitutes. Each bad one is counted and logged with its key.
 """
 
@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lt.datagen.shards import LtError, Sample, SampleError, ShardError, open_shards
 from lt.datagen.shards.index import load_index
-from lt.datagen.shards.reader import Shard, Shards, shard_identity
+from lt.datagen.shards.reader import Shard, Shards
 from lt.datagen.shards.remote import Location
 from lt.datagen.shards.storage import atomic_file, digest_of, lt_home
 from lt.recipes.objective import Batch, Example
@@ -195,7 +195,15 @@ def _catalogue(shards: Shards) -> list[tuple[str, int, list[str]]]:
     if len(entries) == len(shards.shards):
         pairs = zip(shards.shards, entries, strict=True)
         return [(shard.location.url, entry.count, [entry.name, entry.sha256]) for shard, entry in pairs]
-    return [(shard.location.url, len(shard), shard_identity(shard)) for shard in shards.shards]
+    return [_entry(shard.location) for shard in shards.shards]
+
+
+def _entry(location: Location) -> tuple[str, int, list[str]]:
+    """A foreign shard is known by its name, size and where its fields lie: it may be copied or touched."""
+    index = load_index(location)
+    if index.sidecar is not None:
+        return location.url, len(index.samples), [location.name, index.sidecar.sha256]
+    return location.url, len(index.samples), [location.name, str(location.stat()[0]), digest_of(index.samples)]
 
 
 def open_shard(location: Location, cache_gb: float) -> Shard:
@@ -268,6 +276,13 @@ class Examples(Dataset):
         batch = default_collate(rows) if rows else {"key": []}
         return {**batch, "bad": self._bad}
 
+    def fetch(self, positions: Sequence[int]) -> Batch:
+        """A batch, made in this process. Raises LtError where `__getitems__` returns a failure."""
+        batch = self.__getitems__(positions)
+        if isinstance(batch, _Failure):
+            raise LtError(batch.message, batch.hint)
+        return batch
+
     def _row(self, position: int) -> Mapping[str, Any] | None:
         place = self.order(position)
         for attempt in range(SUBSTITUTES):
@@ -295,7 +310,7 @@ def _patiently(shards: ShardSet, place: Place) -> Sample:
         try:
             return shards.read(place.shard, place.index)
         except ShardError as error:
-            if not isinstance(error.__cause__, OSError):
+            if error.__cause__ is None:
                 raise SampleError("damaged-bytes", error.message) from None
             if pause is None or isinstance(error.__cause__, FileNotFoundError):
                 raise

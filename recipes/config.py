@@ -17,6 +17,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from lt.datagen.shards.errors import LtError, UsageError
 
@@ -92,6 +93,8 @@ class TrainSettings(Section):
     """Decay of the moving average of the weights, which then is validated and exported; 0 = keep none."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: forward passes under autocast, weights and optimizer stay fp32."""
+    device: Literal["auto", "cpu"] = free("auto")
+    """`auto`: the accelerator that is there, else the CPU; `cpu`: always the CPU."""
     compile: bool = False
     """torch.compile the modules (CUDA only)."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
@@ -129,7 +132,7 @@ class Settings(Section):
     log: LogSettings = LogSettings()
 
 
-Kind = TypeVar("Kind", bound=Settings)
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -219,13 +222,14 @@ def is_free(info: FieldInfo) -> bool:
 
 
 def differences(kind: type[BaseModel], before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Settings (flat) that forbid to go on, as `train.lr: 0.001 there, 0.0003 here`."""
-    missing = "unset"
-    return [
-        f"{key}: {before.get(key, missing)} there, {now.get(key, missing)} here"
-        for key in dict.fromkeys([*now, *before])
-        if before.get(key, missing) != now.get(key, missing) and not (key in now and is_free(fields_of(kind)[key]))
-    ]
+    """Settings (flat) that forbid to go on: `train.lr: 0.001 there, 0.0003 here`. One that was unknown then had its default."""
+    known = fields_of(kind)
+    found = [f"{key}: unknown here" for key in before if key not in known]
+    for key, info in known.items():
+        old = before.get(key, to_jsonable_python(info.get_default(call_default_factory=True)))
+        if old != now[key] and not is_free(info):
+            found.append(f"{key}: {old} there, {now[key]} here")
+    return found
 
 
 def show(resolved: Resolved) -> list[tuple[str, Any, str, str]]:

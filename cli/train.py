@@ -1,0 +1,113 @@
+"""`lt train`: train a system on shards; the same command again continues, and says when there is nothing to do."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from lt.cli.output import JsonOption, note, print_json
+
+if TYPE_CHECKING:
+    from lt.recipes.loop import Outcome, Progress
+    from lt.recipes.plan import Plan
+
+
+def train(
+    name: str = typer.Argument(help="The system."),
+    data: list[str] = typer.Option(
+        [], "--data", help="Shards: folder, tar, pattern or URL; may be repeated.", show_default="the built-in world"
+    ),
+    preset: str = typer.Option(None, "--preset", help="tiny | paper | another card.", show_default="as fits"),
+    card: Path = typer.Option(None, "--card", help="A card of your own, in YAML.", show_default=False),
+    settings: list[str] = typer.Option([], "--set", help="A setting, as train.lr=3e-4; see --show."),
+    steps: int = typer.Option(None, "--steps", min=1, help="Short for --set train.steps=N.", show_default=False),
+    seed: int = typer.Option(None, "--seed", min=0, help="Short for --set train.seed=N.", show_default=False),
+    out: Path = typer.Option(None, "--out", help="Folder of the run.", show_default="runs/<system>-<preset>"),
+    resume: bool = typer.Option(False, "--resume", help="Insist on a checkpoint to continue (it is used in any case)."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Print parameters, memory and time, and stop."),
+    show: bool = typer.Option(False, "--show", help="Print the settings with a line on each, and stop."),
+    as_json: bool = JsonOption,
+) -> None:
+    """Train a system. On a laptop, with nothing else said: its tiny preset on a built-in world."""
+    from lt.recipes import registry
+    from lt.recipes.plan import make_plan
+
+    given = {"data.train": f"[{','.join(data)}]" if data else None, "train.steps": steps, "train.seed": seed}
+    overrides = [f"{key}={value}" for key, value in given.items() if value is not None] + settings
+    plan = make_plan(registry.find(name), preset, card, overrides, out)
+    if show:
+        _show(plan, as_json)
+    elif dry_run:
+        _dry_run(plan, as_json)
+    else:
+        _train(plan, resume, as_json)
+
+
+def _show(plan: "Plan", as_json: bool) -> None:
+    from lt.recipes.config import show
+
+    rows = show(plan.resolved)
+    if as_json:
+        print_json([dict(zip(("setting", "value", "from", "what"), row, strict=True)) for row in rows])
+        return
+    cells = [(key, str(value), origin, what) for key, value, origin, what in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(3)]
+    for row in cells:  # one line each, however long: for grep
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]))
+
+
+def _dry_run(plan: "Plan", as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from lt.recipes.loop import dry_run
+
+    estimate = dry_run(plan, note)
+    if as_json:
+        print_json({**asdict(estimate), "memory": estimate.memory})
+
+
+def _train(plan: "Plan", resume: bool, as_json: bool) -> None:
+    from lt.recipes.loop import train
+
+    with _progress_bar() as watch:
+        outcome = train(plan, note, watch, resume)
+    note(_ending(outcome))
+    if as_json:
+        print_json(vars(outcome))
+    if outcome.status == "stopped":
+        raise typer.Exit(1)
+
+
+def _ending(outcome: "Outcome") -> str:
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in outcome.figures.items())
+    if outcome.status == "nothing to do":
+        return f"Nothing to do: {outcome.out} has all its {outcome.steps:,} steps ({figures})."
+    if outcome.status == "stopped":
+        return (
+            f"Stopped after step {outcome.step:,} of {outcome.steps:,}; saved as {outcome.checkpoint}. "
+            "The same command continues."
+        )
+    return f"Done: {outcome.steps:,} steps, {outcome.seconds:,.0f} s; {outcome.checkpoint} ({figures})."
+
+
+@contextmanager
+def _progress_bar() -> "Iterator[Callable[[Progress], None]]":
+    """A line on stderr: steps, loss, rate, time left. Silent where stderr is no terminal."""
+    from datetime import timedelta
+
+    from rich import progress
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    columns = ["{task.description}", progress.BarColumn(24), progress.MofNCompleteColumn(), "{task.fields[state]}"]
+    with progress.Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+        task = bars.add_task("training", total=None, state="")
+
+        def watch(now: "Progress") -> None:
+            left = timedelta(seconds=round(now.seconds_left))
+            state = f"loss {now.loss:.4g} · {now.samples_per_second:,.1f} samples/s · {left} left"
+            bars.update(task, completed=now.step, total=now.steps, state=state)
+
+        yield watch

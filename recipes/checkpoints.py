@@ -1,0 +1,285 @@
+"""Checkpoints: safetensors and json in a folder that is either whole or not there. Nothing is ever pickled.
+
+runs/filip-tiny/checkpoints/
+  step-00000400/
+    checkpoint.json          system, settings, card, digest of the data, versions, figures, sha256 of every file
+    model.safetensors        the objective's modules
+    ema.safetensors          their moving average, where one is kept
+    optimizer.safetensors    the optimizer's state, `<parameter>/<entry>`
+
+No random state is stored because there is none: every step seeds its generators from (seed, step, rank).
+"""
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lt.datagen.shards.errors import LtError
+from lt.datagen.shards.storage import TEMP_MARK, digest_of_file, write_error, write_json
+from lt.recipes.config import Card, Settings, differences, flat, resolve
+from lt.recipes.objective import Objective
+from lt.recipes.parallel import like, whole
+
+SCHEMA = 1
+RECORD = "checkpoint.json"
+_NAME = re.compile(r"step-(\d{8,})")
+_PACKAGES = ("lt-toolkit", "torch", "accelerate", "safetensors", "numpy", "transformers", "diffusers")
+
+
+class Record(BaseModel):
+    """`checkpoint.json`: what the weights are, how they came to be, and where the run goes on."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: int = SCHEMA
+    system: str
+    preset: str
+    step: int
+    """Optimizer steps done. Samples consumed: step * train.batch."""
+    settings: dict[str, Any]
+    """Every setting by dotted key."""
+    card: str = ""
+    """The card's text as it was."""
+    data: str
+    """Digest of the training shards."""
+    samples: int
+    """Training samples in one epoch."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    figures: dict[str, float] = Field(default_factory=dict)
+    """The last validation's figures."""
+    score: float | None = None
+    """The validation's score at this very step; the highest one is the best checkpoint."""
+    losses: list[float] = Field(default_factory=list)
+    """The last steps' losses: what the spike guard compares with."""
+    bad: int = 0
+    """Bad training samples met so far."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """sha256 of every other file of the folder."""
+
+    @classmethod
+    def load(cls, checkpoint: Path) -> Self:
+        """Read a checkpoint's record. Raises LtError if the folder is no checkpoint, or a newer lt wrote it."""
+        try:
+            record = cls.model_validate_json((checkpoint / RECORD).read_bytes())
+        except OSError:
+            raise LtError(
+                f"{checkpoint} is no checkpoint: it has no {RECORD}.", "Name a folder step-NNNNNNNN."
+            ) from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise LtError(f"{checkpoint / RECORD} is damaged: {where}: {first['msg']}.", "Remove the folder.") from None
+        if record.schema_version > SCHEMA:
+            raise LtError(f"{checkpoint} was written by a newer lt.", "Update lt-toolkit.")
+        return record
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that matter, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def save(folder: Path, record: Record, tensors: Mapping[str, Mapping[str, Tensor]]) -> Path:
+    """Write `<folder>/step-NNNNNNNN` under a temporary name and rename it into place.
+
+    Args:
+        record: everything but `files`.
+        tensors: file stem (`model`, `ema`, `optimizer`) to named tensors on the CPU.
+
+    Raises:
+        LtError: the disk is full or may not be written; nothing that looks finished is left.
+    """
+    final = folder / f"step-{record.step:08d}"
+    if final.exists():
+        return final
+    temporary = folder / f"{final.name}{TEMP_MARK}{uuid.uuid4().hex[:8]}"
+    try:
+        temporary.mkdir(parents=True)
+        files = {}
+        for stem, named in tensors.items():
+            path = temporary / f"{stem}.safetensors"
+            _write_tensors(path, named)
+            files[path.name] = digest_of_file(path)
+        write_json(temporary / RECORD, record.model_copy(update={"files": files}).model_dump(mode="json"))
+        temporary.rename(final)
+    except OSError as error:
+        raise write_error(final, error) from error
+    except SafetensorError as error:
+        raise LtError(f"Cannot write {final}: {error}.", "Free some space; the same command continues.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return final
+
+
+def _write_tensors(path: Path, named: Mapping[str, Tensor]) -> None:
+    save_file(dict(named), path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def all_checkpoints(folder: Path) -> list[Path]:
+    """Finished checkpoints, oldest first. Unfinished ones have another name."""
+    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and (path / RECORD).is_file()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest finished checkpoint."""
+    return next(iter(reversed(all_checkpoints(folder))), None)
+
+
+def best(folder: Path) -> Path | None:
+    """The checkpoint with the highest score (the newest of equals), or None if none was validated."""
+    scored = [(record.score, record.step, path) for path in all_checkpoints(folder) if (record := Record.load(path))]
+    return max(((s, n, p) for s, n, p in scored if s is not None), default=(0, 0, None))[2]
+
+
+def rotate(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints and the best one."""
+    stay = {*all_checkpoints(folder)[-keep:], best(folder)}
+    for path in all_checkpoints(folder):
+        if path not in stay:
+            condemned = path.rename(path.with_name(f"{path.name}{TEMP_MARK}{uuid.uuid4().hex[:8]}"))
+            shutil.rmtree(condemned, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed runs left half-written."""
+    for path in folder.glob(f"step-*{TEMP_MARK}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def check(record: Record, system: str, settings: Settings, data: str, where: Path) -> None:
+    """Refuse to go on from a checkpoint of another system, of other settings or on other data, naming the difference."""
+    if record.system != system:
+        raise LtError(f"{where} is a checkpoint of {record.system}, not of {system}.", "Choose another --out.")
+    changed = differences(type(settings), record.settings, flat(settings))
+    if changed:
+        raise LtError(
+            f"{where} was trained with other settings: {'; '.join(changed)}.",
+            "Train with these into another --out (--set train.init=CHECKPOINT starts from its weights), or take them back.",
+        )
+    if record.data != data:
+        raise LtError(
+            f"{where} was trained on other data ({record.samples:,} samples, digest {record.data[:12]}, now {data[:12]}).",
+            "Name the same shards, or train into another --out.",
+        )
+
+
+def read_tensors(checkpoint: Path, record: Record, stem: str) -> dict[str, Tensor]:
+    """The named tensors of one file. Raises LtError if it is missing or its bytes are not what was written."""
+    name = f"{stem}.safetensors"
+    path = checkpoint / name
+    if name not in record.files:
+        raise LtError(f"{checkpoint} has no {name}.")
+    if not path.is_file() or digest_of_file(path) != record.files[name]:
+        raise LtError(
+            f"{path} is damaged: its sha256 is not the recorded one.",
+            "Remove this checkpoint's folder; the same command continues from the one before.",
+        )
+    return load_file(path)
+
+
+def weights_of(objective: Objective) -> dict[str, Tensor]:
+    """Parameters and stored buffers as `<module>.<name>`; weights that are shared appear once, under their first name."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, module in objective.modules.items():
+        for key, tensor in module.state_dict(keep_vars=True).items():
+            found.setdefault(id(tensor), (f"{name}.{key}", tensor))
+    return dict(found.values())
+
+
+@torch.no_grad()
+def load_weights(objective: Objective, tensors: Mapping[str, Tensor], where: Path, subset: bool = False) -> None:
+    """Copy tensors into the objective's modules. `subset` accepts that some are missing (an EMA holds no buffers).
+
+    Raises:
+        LtError: names or shapes differ.
+    """
+    own = weights_of(objective)
+    missing = [] if subset else [name for name in own if name not in tensors]
+    unknown = [name for name in tensors if name not in own]
+    shapes = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
+    for names, what in ((missing, "lacks"), (unknown, "has, unknown here,"), (shapes, "has in another shape")):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise LtError(f"{where} {what} {', '.join(names[:3])}{more}.", "Its model settings differ from these.")
+    for name, tensor in tensors.items():
+        own[name].copy_(like(tensor, own[name]))
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The optimizer's state as `<parameter>/<entry>` (all ranks must call this)."""
+    return {
+        f"{name}/{entry}": whole(torch.as_tensor(value))
+        for name, weight in weights.items()
+        for entry, value in optimizer.state.get(weight, {}).items()
+    }
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> None:
+    """Put back what `optimizer_tensors` gave, for the same parameters in any order."""
+    order = [weight for group in optimizer.param_groups for weight in group["params"]]
+    number = {id(weight): index for index, weight in enumerate(order)}
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, entry = key.rpartition("/")
+        weight = weights[name]
+        state.setdefault(number[id(weight)], {})[entry] = like(tensor, weight) if tensor.ndim else tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def restore(where: Path, weights: str = "auto") -> tuple[Objective, Record]:
+    """A trained objective on the CPU, in eval mode, from a checkpoint or a run's folder (its best, else newest checkpoint).
+
+    Args:
+        weights: `ema`, `model`, or `auto` = the moving average where one was kept.
+    """
+    from lt.recipes import registry
+
+    folder = where / "checkpoints"
+    checkpoint = (best(folder) or latest(folder) or where) if folder.is_dir() else where
+    record = Record.load(checkpoint)
+    recipe = registry.find(record.system)
+    objective = recipe.objective(settings_of(record, recipe.settings))
+    load_weights(objective, read_tensors(checkpoint, record, "model"), checkpoint)
+    if weights == "ema" or (weights == "auto" and "ema.safetensors" in record.files):
+        load_weights(objective, read_tensors(checkpoint, record, "ema"), checkpoint, subset=True)
+    for module in objective.modules.values():
+        module.eval()
+    return objective, record
+
+
+def settings_of(record: Record, kind: type[Settings]) -> Settings:
+    """The settings that a checkpoint was trained with."""
+    return resolve(kind, Card(f"of step {record.step}", record.card, record.settings)).settings
+
+
+def export(where: Path, folder: Path) -> None:
+    """Write a checkpoint's model in its ecosystem's format (a diffusers or transformers folder)."""
+    objective, _ = restore(where)
+    objective.export(folder)
+
+
+def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors on the CPU, copied where a safetensors file could not tell them apart (all ranks must call this)."""
+    return {name: whole(tensor).clone() for name, tensor in tensors.items()}

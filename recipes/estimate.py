@@ -1,0 +1,186 @@
+"""What a run will take: parameters, memory and time, counted and measured before it starts.
+
+Weights, gradients, optimizer state and moving average are counted. What the forward pass keeps for the backward is measured on
+two small batches (bytes of all saved tensors that are no weights) and extrapolated linearly to the micro-batch, as is the time.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from lt.recipes.batches import to_device
+from lt.recipes.config import TrainSettings
+from lt.recipes.objective import Batch, Objective
+
+_STATES = 2
+"""fp32 tensors per weight that the optimizer keeps: AdamW and LAMB both keep two."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """One module: parameters in all, and those that are trained."""
+
+    name: str
+    parameters: int
+    trained: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes per rank and seconds; the measured ones are None where nothing was run."""
+
+    sizes: list[Size]
+    weights: int
+    gradients: int
+    optimizer: int
+    ema: int
+    activations: int | None = None
+    seconds_per_step: float | None = None
+
+    @property
+    def state(self) -> int:
+        """Bytes that stay the whole run."""
+        return self.weights + self.gradients + self.optimizer + self.ema
+
+    @property
+    def memory(self) -> int:
+        """Bytes at the peak, as far as they are known."""
+        return self.state + (self.activations or 0)
+
+
+def sizes(objective: Objective) -> list[Size]:
+    """Parameters per module; those of `frozen` helpers count as not trained."""
+    return [_size(name, module) for name, module in {**objective.modules, **objective.frozen}.items()]
+
+
+def _size(name: str, module: nn.Module) -> Size:
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return Size(name, sum(p.numel() for p in module.parameters()), trained)
+
+
+def counted(objective: Objective, train: TrainSettings, ranks: int) -> Estimate:
+    """What can be known without running anything, per rank."""
+    rows = sizes(objective)
+    modules = [*objective.modules.values(), *objective.frozen.values()]
+    tensors = [tensor for module in modules for tensor in [*module.parameters(), *module.buffers()]]
+    weights = sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())
+    trained = 4 * sum(row.trained for row in rows)
+    shards = ranks if train.parallel == "fsdp" else 1
+    ema = trained if train.ema else 0
+    return Estimate(rows, weights // shards, trained // shards, _STATES * trained // shards, ema // shards)
+
+
+def measured(
+    objective: Objective, batch: Batch, train: TrainSettings, accelerator: Accelerator, micro: int
+) -> Estimate:
+    """`counted`, and the activations and seconds of one step, from two small forward and backward passes of `batch`.
+
+    The objective must be on the device; its weights and buffers are left as they were.
+    """
+    ranks, device = accelerator.num_processes, accelerator.device
+    before = counted(objective, train, ranks)
+    buffers = [buffer for module in objective.modules.values() for buffer in module.buffers()]
+    saved = [buffer.clone() for buffer in buffers]
+    small, large = max(1, len(batch["key"]) // 4), len(batch["key"])
+    with accelerator.autocast():
+        _probe(objective, _cut(batch, small, device))  # libraries warm up
+        low, high = (_probe(objective, _cut(batch, size, device)) for size in (small, large))
+    for buffer, value in zip(buffers, saved, strict=True):
+        buffer.copy_(value)
+    steps = train.batch // ranks / micro
+    activations = _extrapolate(small, low[0], large, high[0], micro)
+    seconds = steps * _extrapolate(small, low[1], large, high[1], micro)
+    return replace(before, activations=int(activations), seconds_per_step=seconds)
+
+
+def _cut(batch: Batch, size: int, device: torch.device) -> Batch:
+    return to_device({name: value[:size] for name, value in batch.items()}, device)
+
+
+def _extrapolate(small: int, low: float, large: int, high: float, size: int) -> float:
+    if small == large:
+        return high * size / large
+    slope = max(0.0, (high - low) / (large - small))
+    return max(high, low) + slope * (size - large)
+
+
+def _probe(objective: Objective, batch: Batch) -> tuple[int, float]:
+    """(bytes kept for the backward pass, seconds) of one forward and backward pass; gradients are dropped."""
+    held: dict[int, int] = {}
+    own = {p.untyped_storage().data_ptr() for m in objective.modules.values() for p in m.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    wait = _synchronizer(batch)
+    wait()
+    start = time.perf_counter()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss, _ = objective.loss(batch)
+    loss.backward()
+    wait()
+    seconds = time.perf_counter() - start
+    for module in objective.modules.values():
+        module.zero_grad(set_to_none=True)
+    return sum(held.values()), seconds
+
+
+def _synchronizer(batch: Batch) -> Callable[[], None]:
+    device = next((value.device for value in batch.values() if isinstance(value, Tensor)), torch.device("cpu"))
+    return (lambda: None) if device.type == "cpu" else torch.accelerator.synchronize
+
+
+def available(device: torch.device) -> int:
+    """Bytes that are free on the device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def describe(estimate: Estimate, train: TrainSettings, device: torch.device) -> list[str]:
+    """The estimate for people: parameters and what is frozen, memory, time."""
+    free = available(device)
+    lines = [_describe_size(size) for size in estimate.sizes]
+    parts = {"weights": estimate.weights, "gradients": estimate.gradients, "optimizer": estimate.optimizer}
+    parts |= {"moving average": estimate.ema, "activations (measured)": estimate.activations or 0}
+    listed = ", ".join(f"{name} {human_bytes(size)}" for name, size in parts.items() if size)
+    lines.append(f"memory per rank: {human_bytes(estimate.memory)} ({listed}); {human_bytes(free)} are free")
+    if estimate.seconds_per_step is not None:
+        total = human_seconds(train.steps * estimate.seconds_per_step)
+        lines.append(
+            f"time: about {total} for {train.steps:,} steps ({estimate.seconds_per_step:.3g} s each, measured)"
+        )
+    return lines
+
+
+def _describe_size(size: Size) -> str:
+    if not size.trained:
+        return f"{size.name}: {size.parameters:,} parameters, frozen"
+    frozen = size.parameters - size.trained
+    return f"{size.name}: {size.parameters:,} parameters" + (f", {frozen:,} of them frozen" if frozen else "")
+
+
+def human_bytes(size: float) -> str:
+    """`3.2 GB`: three figures, powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def human_seconds(seconds: float) -> str:
+    """`42 s`, `8 min`, `3.5 h`, `12 days`."""
+    for unit, length, limit in (("s", 1, 90), ("min", 60, 5400), ("h", 3600, 172800)):
+        if seconds < limit:
+            return f"{seconds / length:.2g} {unit}"
+    return f"{seconds / 86400:.3g} days"

@@ -1,0 +1,271 @@
+"""The one training loop. `train(plan)` starts a run, continues one, or finds that there is nothing to do.
+
+A step takes the samples at positions [step * batch, (step + 1) * batch) of the data's order, shared by all ranks; seeds all
+generators from (seed, step, rank); and changes weights, optimizer and moving average. These and the number of the step are the
+whole state of a run, so continuing from a checkpoint gives what an uninterrupted run gives: on a CPU bit for bit.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from lt.datagen.engine.lock import directory_lock
+from lt.datagen.shards.errors import LtError
+from lt.datagen.shards.storage import write_json
+from lt.recipes import checkpoints
+from lt.recipes.batches import Bad, share, to_device, training_loader
+from lt.recipes.estimate import Estimate
+from lt.recipes.guard import Interruption
+from lt.recipes.logging import RunLog
+from lt.recipes.objective import Batch, Report
+from lt.recipes.optim import set_rate
+from lt.recipes.parallel import Parts
+from lt.recipes.plan import Plan
+from lt.recipes.run import Run, seed_all
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: steps done and in all, the last loss, the rate since the start, seconds left at that rate."""
+
+    step: int
+    steps: int
+    loss: float
+    samples_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. `checkpoint` is its newest one, `figures` are the last validation's."""
+
+    status: Literal["done", "nothing to do", "stopped"]
+    out: Path
+    step: int
+    steps: int
+    checkpoint: Path | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def train(
+    plan: Plan, note: Note = print, watch: Callable[[Progress], None] = lambda _: None, resume: bool = False
+) -> Outcome:
+    """Train as planned, from the newest checkpoint in `plan.out` or from the start, until done or asked to stop.
+
+    Args:
+        note: takes lines for people.
+        watch: is told after every step how far the run is.
+        resume: insist that there is something to continue.
+
+    Raises:
+        LtError: a checkpoint that does not fit, data that cannot be used, a loss that exploded, no space left ...
+    """
+    run = Run(plan, note)
+    with directory_lock(plan.out) if run.main else nullcontext():
+        found = run.find()
+        if resume and not found:
+            raise LtError(f"There is no checkpoint in {run.folder}.", "Leave out --resume to start a run.")
+        if found and found[1].step >= run.train.steps:
+            return Outcome("nothing to do", plan.out, found[1].step, run.train.steps, found[0], found[1].figures)
+        run.start(found)
+        return Loop(run, watch if run.main else lambda _: None).go()
+
+
+def dry_run(plan: Plan, note: Note = print) -> Estimate:
+    """Say what the run would take: parameters, memory, time. Writes nothing (but a built-in world that is missing)."""
+    run = Run(plan, note)
+    run.build()
+    return run.estimate()
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step whose figures may still be on their way from the device: `row` [4 + figures], means over the ranks."""
+
+    number: int
+    rate: float
+    names: list[str]
+    row: Tensor
+    keys: list[str]
+    bad: list[Bad]
+
+
+class Loop:
+    """A run in motion, on this rank."""
+
+    def __init__(self, run: Run, watch: Callable[[Progress], None]):
+        self.run, self.train, self.every = run, run.train, run.settings.log
+        self.watch = watch
+        self.log = RunLog(run.plan.out, run.step, self.every.tensorboard, silent=not run.main)
+        self.pending: deque[Step] = deque()
+        self.figures: dict[str, float] = {}  # of the last step that was settled
+        self.stopping = False
+        self.first, self.began = run.step, time.perf_counter()
+        self.clock = Clock()
+
+    def go(self) -> Outcome:
+        """Run the steps that are left."""
+        run = self.run
+        self.log.write("start", run.step, ranks=run.ranks, device=run.device.type, **run.identity())
+        batches = self._batches()
+        run.training_mode(True)
+        with Interruption() as self.interruption:
+            while run.step < self.train.steps and not self.stopping:
+                self._step(batches)
+            if self.stopping:
+                run.save()
+        self.log.write("stop" if self.stopping else "end", run.step)
+        self.log.close()
+        status = "done" if run.step >= self.train.steps else "stopped"
+        seconds = time.perf_counter() - self.began
+        newest = checkpoints.latest(run.folder)
+        return Outcome(status, run.plan.out, run.step, self.train.steps, newest, run.figures, seconds)
+
+    def _batches(self) -> Iterator[Batch]:
+        run, data = self.run, self.run.settings.data
+        slices = (
+            positions
+            for step in range(run.step, self.train.steps)
+            for positions in share(step, self.train.batch, run.rank, run.ranks, run.micro)
+        )
+        return training_loader(run.examples, slices, data.workers, data.prefetch, pin=run.device.type == "cuda")
+
+    def _step(self, batches: Iterator[Batch]) -> None:
+        run = self.run
+        self.clock.start()
+        parts = [next(batches) for _ in range(self.train.batch // run.ranks // run.micro)]
+        self.clock.fetched()
+        bad = [sample for part in parts for sample in part.pop("bad")]
+        self.pending.append(self._learn(parts, bad))
+        run.step += 1
+        log = run.step % self.every.every == 0
+        validate = run.step % self.every.validate_every == 0 or run.step == self.train.steps
+        save = validate or run.step % self.every.save_every == 0
+        # a GPU goes on working while the figures of the step before are read
+        self._settle(leave=0 if log or save or run.device.type == "cpu" else 1)
+        self.clock.stop()
+        self._tell()
+        if log:
+            self.log.figures("train", run.step, {**self.figures, **self.clock.read(self.train.batch)})
+        if save:
+            run.save(self._validate().score if validate and run.validation else None)
+
+    def _learn(self, parts: list[Batch], bad: list[Bad]) -> Step:
+        """Forward, backward, optimizer, moving average. Nothing here waits for the device."""
+        run = self.run
+        keys = [key for part in parts for key in part["key"]]
+        seed_all(self.train.seed, run.step + 1, run.rank)
+        rate = set_rate(run.optimizer, run.step, self.train)
+        loss, norm, figures = torch.zeros(()), torch.zeros(()), {}
+        if run.step not in self.train.skip:
+            loss, figures = run.objective.step(Parts(parts, run.device), run.parallel)
+            norm = torch.nn.utils.clip_grad_norm_(run.trained, self.train.clip or float("inf"))
+            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            run.optimizer.step()
+            run.optimizer.zero_grad(set_to_none=True)
+            run.objective.after_step()
+            if run.ema:
+                run.ema.update(run.step)
+        names = sorted(figures)
+        values = [loss, norm, bool(self.interruption.asked), len(bad), *(figures[name] for name in names)]
+        row = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=run.device).detach() for v in values])
+        mean = cast(Tensor, run.accelerator.reduce(row, "mean"))
+        return Step(run.step, rate, names, mean, keys, bad)
+
+    def _settle(self, leave: int) -> None:
+        """Read and judge the figures of all steps but the last `leave`; the same on all ranks."""
+        while len(self.pending) > leave:
+            step = self.pending.popleft()
+            loss, norm, asked, bad, *others = step.row.tolist()
+            if bad:
+                self._report_bad(step)
+            self.stopping = self.stopping or asked > 0
+            if step.number in self.train.skip:
+                self.log.write("skip", step.number + 1, keys=step.keys)
+                continue
+            if trouble := self.run.guard.trouble(loss, norm):
+                self._give_up(step, trouble)
+            named = dict(zip(step.names, others, strict=True))
+            self.figures = {"loss": loss, "lr": step.rate, "norm": norm, **named, "bad": self.run.bad}
+
+    def _report_bad(self, step: Step) -> None:
+        everywhere = gather_object(step.bad)
+        self.run.bad += len(everywhere)
+        self.log.bad(step.number + 1, everywhere)
+
+    def _give_up(self, step: Step, trouble: str) -> None:
+        """Stop without saving: the newest checkpoint is from before the trouble."""
+        keys = gather_object(step.keys)
+        newest = checkpoints.latest(self.run.folder)
+        listed = self.run.plan.out / f"trouble-step-{step.number:08d}.json"
+        self.log.write("trouble", step.number + 1, what=trouble, keys=keys)
+        self.log.close()
+        if self.run.main:
+            write_json(listed, {"step": step.number, "what": trouble, "keys": keys})
+        first = ", ".join(keys[:4]) + (f" ... ({len(keys)} in {listed})" if len(keys) > 4 else "")
+        skip = ",".join(str(number) for number in [*self.train.skip, step.number])
+        raise LtError(
+            f"Stopped at step {step.number:,}: {trouble}. The batch: {first}.",
+            f"Last good checkpoint: {newest or 'none yet'}. Look at the samples (`lt shards show`), then run the same command "
+            f"with --set train.skip=[{skip}] to pass this batch over, or train with a lower train.lr into another --out.",
+        )
+
+    def _validate(self) -> Report:
+        """The objective's report, with the moving average's weights where one is kept; pictures and figures are logged."""
+        run = self.run
+        assert run.validation is not None
+        run.training_mode(False)
+        with torch.no_grad(), run.accelerator.autocast(), run.ema.swapped() if run.ema else nullcontext():
+            report = run.objective.validate(to_device(batch, run.device) for batch in run.validation)
+        run.training_mode(True)
+        run.figures = dict(report.figures)
+        self.log.figures("validation", run.step, report.figures)
+        self.log.pictures(run.step, report.pictures)
+        return report
+
+    def _tell(self) -> None:
+        seconds = max(time.perf_counter() - self.began, 1e-9)
+        done, left = self.run.step - self.first, self.train.steps - self.run.step
+        loss = self.figures.get("loss", float("nan"))
+        rate = done * self.train.batch / seconds
+        self.watch(Progress(self.run.step, self.train.steps, loss, rate, left * seconds / done))
+
+
+class Clock:
+    """Seconds spent waiting for data and computing, per step since the last reading."""
+
+    def __init__(self) -> None:
+        self._data = self._compute = 0.0
+        self._steps = 0
+
+    def start(self) -> None:
+        self._mark = time.perf_counter()
+
+    def fetched(self) -> None:
+        self._data += self._lap()
+
+    def stop(self) -> None:
+        self._compute += self._lap()
+        self._steps += 1
+
+    def read(self, batch: int) -> dict[str, float]:
+        """`data_s` and `compute_s` per step, and samples per second; starts anew."""
+        data, compute = self._data / self._steps, self._compute / self._steps
+        self.__init__()
+        return {"data_s": data, "compute_s": compute, "samples_per_s": batch / (data + compute)}
+
+    def _lap(self) -> float:
+        before, self._mark = self._mark, time.perf_counter()
+        return self._mark - before

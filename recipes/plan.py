@@ -1,0 +1,106 @@
+"""What a run will do, decided before anything heavy happens: preset, settings, data, folder; and why each was chosen."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from lt.datagen.shards.errors import LtError, UsageError
+from lt.recipes.batches import ShardSet
+from lt.recipes.config import Resolved, Settings, nearest, read_card, resolve
+from lt.recipes.registry import Note, Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run of one system. `why` says how the preset came to be chosen."""
+
+    recipe: Recipe
+    preset: str
+    why: str
+    resolved: Resolved[Settings]
+    out: Path
+
+    @property
+    def settings(self) -> Settings:
+        return self.resolved.settings
+
+    @property
+    def card_text(self) -> str:
+        return self.resolved.card.text if self.resolved.card else ""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The shards of a run, and where they lie; `validation` is None where there is nothing to validate on."""
+
+    train: ShardSet
+    validation: ShardSet | None
+    where: str
+
+
+def make_plan(
+    recipe: Recipe,
+    preset: str | None = None,
+    card: Path | None = None,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+) -> Plan:
+    """Choose preset and settings. Without a word from the user: `tiny`; `paper` where there are an accelerator and own data.
+
+    Raises:
+        UsageError: an unknown preset or setting, a value that does not fit.
+        LtError: the card cannot be read.
+    """
+    if card is not None:
+        if preset is not None:
+            raise UsageError("Give either --preset or --card.", "A card is a preset of your own.")
+        chosen, why = read_card(card), f"the card {card}"
+    else:
+        names_data = any(text.startswith("data.train=") for text in overrides)
+        name, why = (preset, "as asked") if preset else _default_preset(recipe, names_data)
+        if name not in recipe.presets:
+            raise UsageError(f"{recipe.name} has no preset {name!r}.", nearest(name, recipe.presets))
+        chosen = read_card(recipe.folder / f"{name}.yaml")
+    resolved = resolve(recipe.settings, chosen, overrides)
+    return Plan(recipe, chosen.name, why, resolved, out or Path("runs") / f"{recipe.name}-{chosen.name}")
+
+
+def _default_preset(recipe: Recipe, names_data: bool) -> tuple[str, str]:
+    if not torch.accelerator.is_available():
+        return "tiny", "no GPU here"
+    if names_data and "paper" in recipe.presets:
+        return "paper", "a GPU and your data"
+    return "tiny", "no data named"
+
+
+def open_data(plan: Plan, note: Note) -> Data:
+    """Open the shards that the settings name, or make the system's built-in world."""
+    named, validation = plan.settings.data.train, plan.settings.data.validation
+    if not named:
+        named, built_in = plan.recipe.world(plan.settings, note)
+        validation = validation or built_in
+    cache = plan.settings.data.cache_gb
+    train = ShardSet.of(named, cache)
+    return Data(train, ShardSet.of([validation], cache) if validation else None, ", ".join(named))
+
+
+def with_length(plan: Plan, samples: int) -> Plan:
+    """The plan with `epochs` turned into steps.
+
+    Raises:
+        LtError: there are fewer samples than one batch wants.
+    """
+    train = plan.settings.train
+    if samples < train.batch:
+        raise LtError(
+            f"{samples:,} samples are fewer than one batch of {train.batch:,}.",
+            f"Name more data, or smaller batches: --set train.batch={2 ** int(math.log2(max(1, samples)))}.",
+        )
+    if not train.epochs:
+        return plan
+    steps = math.ceil(train.epochs * samples / train.batch)
+    settings = plan.settings.model_copy(update={"train": train.model_copy(update={"steps": steps})})
+    return replace(plan, resolved=replace(plan.resolved, settings=settings))

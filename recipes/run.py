@@ -1,0 +1,188 @@
+"""One run on one rank: what it consists of, how it is set up, saved and taken up again. `loop.py` makes it move."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+
+from lt.recipes import checkpoints, estimate
+from lt.recipes.batches import Examples, Order, Validation, micro_size
+from lt.recipes.checkpoints import Record
+from lt.recipes.config import flat
+from lt.recipes.ema import Ema
+from lt.recipes.guard import SpikeGuard
+from lt.recipes.optim import make_optimizer
+from lt.recipes.parallel import DataParallel, make_accelerator
+from lt.recipes.plan import Plan, open_data, with_length
+
+Found = tuple[Path, Record]
+
+
+class Run:
+    """Data, objective, optimizer and the few numbers that change. `find`, then `start`, then the loop, which calls `save`.
+
+    The whole state is: weights, moving average, optimizer, `step`, the guard's losses and the count of bad samples.
+    """
+
+    def __init__(self, plan: Plan, note: Callable[[str], None]):
+        self.accelerator = make_accelerator(plan.settings.train)
+        self.device = self.accelerator.device
+        self.main = self.accelerator.is_main_process
+        self.rank, self.ranks = self.accelerator.process_index, self.accelerator.num_processes
+        self.note = note if self.main else lambda _: None
+        self.note(self._headline(plan))
+        with self.accelerator.main_process_first():  # the first rank builds the world, the others find it
+            self.data = open_data(plan, self.note)
+        self.plan = with_length(plan, len(self.data.train))
+        self.settings = self.plan.settings
+        self.train = self.settings.train
+        self.micro = micro_size(self.train.batch, self.train.micro, self.ranks)
+        self.folder = plan.out / "checkpoints"
+        self.step = 0
+        self.note(
+            f"  data: {self.data.where}, {len(self.data.train):,} samples in {len(self.data.train.sizes):,} shards"
+        )
+
+    def _headline(self, plan: Plan) -> str:
+        """The first line that a run prints: preset, device, data, and why."""
+        named = plan.settings.data.train
+        data = f"{', '.join(named)} (as asked)" if named else "the built-in world (no --data)"
+        ranks = f" x {self.ranks} ranks" if self.ranks > 1 else ""
+        return (
+            f"{plan.recipe.name}: preset {plan.preset} ({plan.why}); device {self.device.type}{ranks}; "
+            f"data {data}; run {plan.out}"
+        )
+
+    def find(self) -> Found | None:
+        """The checkpoint to continue from, checked against this run; rank 0 chooses for all."""
+        shared = [str(checkpoints.latest(self.folder) or "")]
+        broadcast_object_list(shared)
+        if not shared[0]:
+            return None
+        path = Path(shared[0])
+        record = Record.load(path)
+        checkpoints.check(record, self.plan.recipe.name, self.settings, self.data.train.digest, path)
+        return path, record
+
+    def build(self) -> None:
+        """The objective with its random weights on the device."""
+        seed_all(self.train.seed, 0, 0)
+        self.objective = self.plan.recipe.objective(self.settings)
+        for module in [*self.objective.modules.values(), *self.objective.frozen.values()]:
+            module.to(self.device)
+        order = Order(self.data.train.sizes, self.train.seed, self.settings.data.window)
+        self.examples = Examples(self.data.train, order, self.objective.example())
+
+    def estimate(self) -> estimate.Estimate:
+        """Say what the run will take: measured on a few samples, unless the weights are to be sharded first."""
+        if self.train.parallel == "fsdp" and self.ranks > 1:
+            found = estimate.counted(self.objective, self.train, self.ranks)
+        else:
+            batch = self.examples.fetch(range(min(self.micro, 8 if self.device.type == "cpu" else 32)))
+            found = estimate.measured(self.objective, batch, self.train, self.accelerator, self.micro)
+        for line in estimate.describe(found, self.train, self.device):
+            self.note(f"  {line}")
+        return found
+
+    def start(self, found: Found | None) -> None:
+        """Make everything the loop needs; take up the checkpoint's state, or announce a fresh start."""
+        self.build()
+        if found:
+            load = self._take_up(*found)
+        else:
+            self._begin()
+            load = None
+        self.parallel = DataParallel(self.objective, self.accelerator, self.train)
+        self.weights = checkpoints.weights_of(self.objective)
+        groups = self.objective.parameter_groups(self.train.weight_decay)
+        self.trained = [weight for group in groups for weight in group["params"]]
+        self.optimizer = make_optimizer(groups, self.train, self.device)
+        averaged = {name: weight for name, weight in self.weights.items() if weight.requires_grad}
+        self.ema = Ema(averaged, self.train.ema) if self.train.ema else None
+        if load:
+            load()
+        self.validation = self._validation()
+        if self.main:
+            checkpoints.sweep(self.folder)
+
+    def _begin(self) -> None:
+        self.bad, self.figures, self.guard = 0, {}, SpikeGuard(self.train.spike)
+        if self.train.init:
+            where = Path(self.train.init)
+            weights = checkpoints.read_tensors(where, Record.load(where), "model")
+            checkpoints.load_weights(self.objective, weights, where)
+            self.note(f"  starts from the weights of {where}")
+        self.estimate()
+
+    def _take_up(self, path: Path, record: Record) -> Callable[[], None]:
+        """Load weights and numbers; returns what loads the rest once optimizer and moving average exist."""
+        self.note(f"  continues from {path} (step {record.step:,} of {self.train.steps:,})")
+        self.step, self.bad, self.figures = record.step, record.bad, dict(record.figures)
+        self.guard = SpikeGuard(self.train.spike, record.losses)
+        checkpoints.load_weights(self.objective, checkpoints.read_tensors(path, record, "model"), path)
+
+        def load() -> None:
+            state = checkpoints.read_tensors(path, record, "optimizer")
+            checkpoints.load_optimizer(self.optimizer, self.weights, state)
+            if self.ema:
+                self.ema.load(checkpoints.read_tensors(path, record, "ema"))
+
+        return load
+
+    def _validation(self) -> Validation | None:
+        shards, data = self.data.validation, self.settings.data
+        if shards is None:
+            return None
+        examples = Examples(shards, Order(shards.sizes, window=0), self.examples.example, replace=False)
+        return Validation(examples, data.validation_samples, self.micro, data.workers, pin=self.device.type == "cuda")
+
+    def identity(self) -> dict[str, object]:
+        """What a log and a checkpoint store about the run."""
+        return {
+            "system": self.plan.recipe.name,
+            "preset": self.plan.preset,
+            "settings": flat(self.settings),
+            "data": self.data.train.digest,
+            "samples": len(self.data.train),
+            "versions": checkpoints.versions(),
+        }
+
+    def save(self, score: float | None = None) -> None:
+        """Write a checkpoint of this moment and remove those that need not stay. All ranks must call this."""
+        if self.main or self.train.parallel == "fsdp":
+            tensors = {"model": checkpoints.gathered(self.weights)}
+            tensors["optimizer"] = checkpoints.optimizer_tensors(self.optimizer, self.weights)
+            if self.ema:
+                tensors["ema"] = checkpoints.gathered(self.ema.average)
+            if self.main:
+                checkpoints.save(self.folder, self._record(score), tensors)
+                checkpoints.rotate(self.folder, self.settings.log.keep)
+        self.accelerator.wait_for_everyone()
+
+    def _record(self, score: float | None) -> Record:
+        return Record.model_validate(
+            {
+                **self.identity(),
+                "step": self.step,
+                "card": self.plan.card_text,
+                "figures": self.figures,
+                "score": score,
+                "losses": list(self.guard.losses),
+                "bad": self.bad,
+            }
+        )
+
+    def training_mode(self, on: bool) -> None:
+        for module in self.objective.modules.values():
+            module.train(on)
+
+
+def seed_all(seed: int, step: int, rank: int) -> None:
+    """Seed Python's, numpy's and torch's generators for one step of one rank."""
+    number = int(np.random.SeedSequence((seed, 4, step, rank)).generate_state(1, np.uint32)[0])
+    random.seed(number)
+    np.random.seed(number)
+    torch.manual_seed(number)

@@ -1,0 +1,117 @@
+"""A tiny real system for the tests of the training base: which of four colours has the square, and how large is it?"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lt.datagen.shards import Sample, SampleError, ShardWriter
+from lt.recipes.config import Section, Settings
+from lt.recipes.objective import Batch, Objective, Report
+from lt.recipes.registry import Recipe
+
+COLOURS = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200], [200, 200, 30]], np.uint8)
+SIDE = 16
+
+
+class ModelSettings(Section):
+    """The network."""
+
+    width: int = 16
+    """Channels of the hidden layer."""
+    dropout: float = 0.2
+    """Share of channels that are dropped."""
+    explode_at: int = -1
+    """The loss becomes infinite when the network has seen so many batches; -1 = never."""
+
+
+class ToySettings(Settings):
+    model: ModelSettings = ModelSettings()
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A sample to a picture [3, 16, 16] in 0..1 and its targets; the augmentation flips and adds noise."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, np.ndarray | int]:
+        picture = sample.picture.astype(np.float32) / 255
+        if picture.shape != (SIDE, SIDE, 3):
+            raise SampleError("wrong-size", str(picture.shape))
+        if rng is not None:
+            picture = picture[:, ::-1] if rng.random() < 0.5 else picture
+            picture = picture + rng.normal(0, 0.05, picture.shape).astype(np.float32)
+        return {"image": np.ascontiguousarray(picture.transpose(2, 0, 1)), "colour": sample.meta["colour"]}
+
+
+class Net(nn.Module):
+    def __init__(self, width: int, dropout: float):
+        super().__init__()
+        self.first = nn.Conv2d(3, width, 3, padding=1)
+        self.dropout = nn.Dropout2d(dropout)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.head = nn.Linear(width, len(COLOURS))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        hidden = self.dropout(F.gelu(self.first(image)))
+        return self.head(F.gelu(self.second(hidden)).mean((2, 3)))
+
+
+class Toy(Objective):
+    def __init__(self, settings: ToySettings):
+        self.settings = settings
+        self.modules = {"net": Net(settings.model.width, settings.model.dropout)}
+        self.fsdp_blocks = (nn.Conv2d,)
+
+    def example(self) -> Crop:
+        return Crop()
+
+    def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        net = self.modules["net"]
+        logits = net(batch["image"])
+        loss = F.cross_entropy(logits.float(), batch["colour"])
+        if net.training:
+            net.seen += 1
+        if int(net.seen) == self.settings.model.explode_at:
+            loss = loss * float("inf")
+        return loss, {"accuracy": (logits.argmax(1) == batch["colour"]).float().mean()}
+
+    def validate(self, batches) -> Report:
+        report = super().validate(batches)
+        return Report(report.figures, report.score, {"grid": np.zeros((4, 4, 3), np.uint8)})
+
+
+def write_shards(folder: Path, count: int, per_shard: int = 40, seed: int = 0, bad: tuple[int, ...] = ()) -> list[str]:
+    """Shards of coloured squares; the samples numbered `bad` hold a broken picture. Returns all keys in order."""
+    rng = np.random.default_rng(seed)
+    keys = [f"toy-{number:05d}" for number in range(count)]
+    for first in range(0, count, per_shard):
+        with ShardWriter(folder / f"shard-{first // per_shard:06d}.tar", durable=False) as writer:
+            for number in range(first, min(first + per_shard, count)):
+                colour, (y, x) = int(rng.integers(4)), rng.integers(0, 8, 2)
+                picture = np.full((SIDE, SIDE, 3), 128, np.uint8)
+                picture[y : y + 8, x : x + 8] = COLOURS[colour]
+                value = b"no picture" if number in bad else picture
+                assert writer.write(Sample(keys[number], {"png": value, "json": {"colour": colour}}))
+    return keys
+
+
+def _world(settings: ToySettings, note) -> tuple[list[str], str]:
+    folder = Path("data/toy")
+    if not folder.exists():
+        note("  makes data/toy")
+        write_shards(folder, 200)
+    return [str(folder)], str(folder)
+
+
+RECIPE = Recipe(
+    name="toy",
+    about="Colours of squares.",
+    settings=ToySettings,
+    objective=Toy,
+    world=_world,
+    folder=Path(__file__).parent / "toy_cards",
+)
