@@ -217,7 +217,7 @@ class _Run:
         self.last_use: list[float] = [float("inf")] * len(self.members)
         ladder = Solver(scheduler, steps, torch.zeros(1), begin)
         for place, member in enumerate(self.members):
-            noise, generators = _start(seeds, member, self.members[0], place, begin)
+            noise, generators = start_noise(seeds, member, self.members[0], place, begin)
             if clean is not None:
                 noise = noise.to(clean)
                 alpha, sigma = (value.to(noise) for value in ladder.alpha_sigma())
@@ -349,10 +349,19 @@ def _place(member: Member) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-def _start(
+def start_noise(
     seeds: Sequence[int], member: Member, lead: Member, place: int, begin: int
 ) -> tuple[Tensor, list[torch.Generator]]:
-    """Start noise: the lead's for equal shapes (z'_T = z_T), independent for others and for every hand-over."""
+    """A member's start noise: the lead's own where shapes agree (z'_T = z_T), independent otherwise and at every hand-over.
+
+    Args:
+        seeds: one a sample.
+        place: the member's place in its group.
+        begin: the rung that the group begins at.
+
+    Returns:
+        ``[b, *member.shape]`` and the generators that drew it, for schedulers that add noise.
+    """
     salt = [begin] * (begin > 0) + [place] * (member.shape != lead.shape)
     if salt:
         seeds = [int(np.random.SeedSequence([seed, *salt]).generate_state(1, np.uint64)[0] >> 1) for seed in seeds]
