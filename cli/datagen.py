@@ -46,13 +46,14 @@ def layers(
 ) -> None:
     """Photographs in, layers out: masks, mattes, z-order, completed backgrounds, captions per layer."""
     source = None if show else _layer_source(src, folder, root, split, limit)
-    from lt.datagen import layers as recipe
+    from lt.datagen.layers import LayersSettings, layers_pipeline
+    from lt.recipes import config
 
-    chosen = recipe.settings_from(settings)
+    chosen = config.resolve(LayersSettings, overrides=settings)
     if source is None:
-        print_table(["setting", "value", "what"], recipe.describe_settings(chosen))
+        print_table(["setting", "value", "from", "what"], config.show(chosen))
         return
-    _run(recipe.layers_pipeline(source, chosen), out or Path(f"data/layers-{src}"), workers, engine, as_json)
+    _run(layers_pipeline(source, chosen.settings), out or Path(f"data/layers-{src}"), workers, engine, as_json)
 
 
 @app.command(epilog="Example: lt datagen openmoji --size 128")
