@@ -33,38 +33,44 @@ def shapes(draw):
     d = draw(st.integers(2, 8))  # at d = 1 all products are +-1: exact ties, which amax shares out and max does not
     row = st.lists(st.booleans(), min_size=length, max_size=length)
     mask = draw(st.lists(row, min_size=c, max_size=c))
-    return b, c, n, length, d, torch.tensor(mask), draw(st.integers(1, 300)), draw(st.integers(0, 9999))
+    settings = {"block": draw(st.integers(1, 300)), "compiled": draw(st.booleans())}
+    return b, c, n, length, d, torch.tensor(mask), settings, draw(st.integers(0, 9999))
 
 
 @settings(max_examples=150, deadline=None)
 @given(shapes())
 def test_values_and_float64_gradients_are_those_of_the_definition(case):
-    b, c, n, length, d, mask, block, seed = case  # any mask: holes, empty texts, all full
+    b, c, n, length, d, mask, how, seed = case  # any mask: holes, empty texts, all full
     v, t = unit(b, n, d, seed=seed), unit(c, length, d, seed=seed + 1)
     grad_i, grad_t = torch.randn(2, b, c, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     results = []
-    for s_i, s_t in (naive_token_similarity(v, t, mask), token_similarity(v, t, mask, block=block)):
+    for s_i, s_t in (naive_token_similarity(v, t, mask), token_similarity(v, t, mask, **how)):
         results.append((s_i, s_t, *gradients((s_i * grad_i).sum() + (s_t * grad_t).sum(), v, t)))
     for naive, ours in zip(*results, strict=True):
         torch.testing.assert_close(ours, naive, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("length", [1, 5, 32])
-def test_fp32_loss_and_float64_gradients_at_a_training_shape(length):
+def test_fp32_loss_and_float64_gradients_at_a_training_shape(length, compiled):
     mask = torch.arange(length) < torch.randint(0, length + 1, (24, 1), generator=torch.Generator().manual_seed(1))
     v, t = unit(24, 49, 64), unit(24, length, 64, seed=1)
-    naive, ours = loss_of(*naive_token_similarity(v, t, mask)), loss_of(*token_similarity(v, t, mask, block=9000))
+    naive, ours = (
+        loss_of(*naive_token_similarity(v, t, mask)),
+        loss_of(*token_similarity(v, t, mask, block=9000, compiled=compiled)),
+    )
     for a, b in zip(gradients(ours, v, t), gradients(naive, v, t), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
-    in_fp32 = loss_of(*token_similarity(v.float(), t.float(), mask))
+    in_fp32 = loss_of(*token_similarity(v.float(), t.float(), mask, compiled=compiled))
     assert abs(in_fp32.item() - naive.item()) <= 1e-5 * max(1, naive.item())
 
 
-def test_more_than_256_patches_and_one_sided_calls():
+@pytest.mark.parametrize("compiled", [False, True])
+def test_more_than_256_patches_and_one_sided_calls(compiled):
     v, t = unit(3, 300, 8), unit(4, 6, 8, seed=1)
-    s_i, s_t = token_similarity(v, t)
-    only_i, nothing = token_similarity(v, t, wanted="image")
-    nothing_either, only_t = token_similarity(v, t, wanted="text")
+    s_i, s_t = token_similarity(v, t, compiled=compiled)
+    only_i, nothing = token_similarity(v, t, wanted="image", compiled=compiled)
+    nothing_either, only_t = token_similarity(v, t, wanted="text", compiled=compiled)
     assert nothing is None and nothing_either is None
     assert torch.equal(only_i, s_i) and torch.equal(only_t, s_t)
     naive = naive_token_similarity(v, t)
@@ -139,11 +145,34 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def test_all_products_are_never_held_at_once():
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_broken_token_breaks_the_loss(compiled):
+    v, t = unit(4, 9, 8).detach(), unit(4, 5, 8, seed=1)
+    v[2, 3, 1] = torch.nan
+    s_i, s_t = token_similarity(v, t, compiled=compiled)
+    assert s_i[2].isnan().all() and s_t[2].isnan().all()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_threads_change_nothing(compiled):
+    v, t = unit(7, 9, 8), unit(5, 6, 8, seed=1)
+    single = token_similarity(v, t, compiled=compiled)
+    torch.set_num_threads(2)
+    try:
+        double = token_similarity(v, t, compiled=compiled)
+        gradient = gradients(double[0].sum() + double[1].sum(), v, t)
+    finally:
+        torch.set_num_threads(1)
+    for a, b in zip((*single, *gradients(single[0].sum() + single[1].sum(), v, t)), (*double, *gradient), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_all_products_are_never_held_at_once(compiled):
     b, n, length, d, block = 16, 49, 8, 4, 5000
     v, t = unit(b, n, d), unit(b, length, d, seed=1)
     with Largest() as forward:
-        s_i, s_t = token_similarity(v, t, block=block)
+        s_i, s_t = token_similarity(v, t, block=block, compiled=compiled)
     with Largest() as backward:
         (s_i.sum() + s_t.sum()).backward()
     positions = b * b * n
