@@ -1,8 +1,9 @@
 """Where the things of a scene stand: a plan of what is said, and boxes and depths that make it true.
 
 Coordinates are parts of the canvas' side (0..1), y downwards; a box is (x, y, width, height). Depth is the order of painting:
-what comes later lies in front. A plan is made first (which things, how many, which relations); then it is laid out; a layout that
-does not fit is thrown away and another tried, so everything that a caption says holds by construction, and is checked again on pixels.
+what comes later lies in front. A plan is made first (which things, how many, which relations); then it is laid out; a layout
+that does not fit is thrown away and another tried, so that everything that a caption says holds; it is checked again on
+pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,10 +26,10 @@ MARGIN = 0.02
 MIN_OVERLAP = 0.3
 """Things are beside each other if their boxes share this part of the lower one's height (above: of the narrower one's width)."""
 
-LONG_SIDE = {"small": (0.16, 0.2), "": (0.25, 0.36), "big": (0.46, 0.56)}
+LONG_SIDE = {"small": (0.18, 0.22), "": (0.27, 0.38), "big": (0.47, 0.58)}
 """The longer side of a thing that is called small, nothing, or big."""
 BACKDROP_SIDE = (0.6, 0.75)
-_CROWDED_SIDE = (0.22, 0.28)  # of an unsized thing where three or four are in the picture
+_CROWDED_SIDE = (0.24, 0.3)  # of an unsized thing where three or four are in the picture
 _CATEGORIES = {
     "room": ("food", "object", "clothing", "furniture", "instrument"),
     "under water": ("animal",),

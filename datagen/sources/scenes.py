@@ -1,10 +1,12 @@
 """The world `scenes`: 1 to 4 OpenMoji drawings on a background, with exact layers and captions that need word order.
 
-A sample holds `background.png`, `layer-00.png` ..., the picture `png` (background and layers composited, exact to the bit), `txt`
-and `json` with captions in both languages, layers, relations and the split. It depends on seed, split, size and number alone.
+A sample holds `background.png`, `layer-00.png` ..., the picture `png` (background and layers composited, exact to the bit),
+`txt` and `json` with captions in both languages, layers, relations and the split. It depends on seed, split, size and number
+alone.
 
 Splits are apart by combination (`held_out`): `train` shows only pairs of concept and concept, colour and concept, count and
-concept that are not held out; every `test` scene shows at least one that is; every `novel` scene at least one concept that is in neither.
+concept that are not held out; every `test` scene shows at least one that is; every `novel` scene shows at least one concept
+that neither of them knows.
 """
 
 from collections.abc import Iterator

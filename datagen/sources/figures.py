@@ -1,0 +1,320 @@
+"""The world `figures`: an articulated drawn person with exact key points, the miniature of pose and edge control.
+
+A sample holds the picture `png`, `background.png` and the person as `layer-00.png` (exact to the bit), `pose.png` (the
+skeleton in the OpenPose convention), `edge.png` (OpenCV's Canny on the picture, as edge-controlled models are trained),
+`txt`, and `json` with captions in both languages, COCO-17 key points and what is drawn. Left and right of limbs are the
+person's own; "walking to the left" is the viewer's left. A soft shadow lies in the person's layer, but outside its bbox.
+
+Train and test are apart by combination (`held_out`): pairs of action and colour, and of two garments' colours.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lt.datagen.engine.stage import rng_for
+from lt.datagen.pose import COCO_KEYPOINTS, draw_openpose
+from lt.datagen.shards import Reject, Sample
+from lt.datagen.shards.compose import alpha_box, composite
+from lt.datagen.sources.backgrounds import OUTDOOR, Background, sample_background
+from lt.datagen.sources.drawings import render_svg
+from lt.datagen.sources.figure_body import ACTIONS, BUILDS, Point, Stance, joints, sample_stance
+from lt.datagen.sources.figure_drawing import (
+    GARMENT_COLOURS,
+    HAIR_COLOURS,
+    HAIR_STYLES,
+    OUTLINE,
+    SKINS,
+    Looks,
+    Shape,
+    part_of,
+    shapes,
+    visibility,
+)
+from lt.datagen.sources.grammar import COLOURS_ZH, article
+from lt.datagen.sources.held_out import split_of
+from lt.datagen.sources.openmoji import package_inputs
+
+SPLITS = ("train", "test")
+CANNY = (100, 200)
+"""Lower and upper threshold of the edge map, on the grey picture."""
+
+_KINDS = ("plain", "plain", "fading", "fading", "room", "room", *OUTDOOR)
+_MARGIN = 0.03
+_SHADOW_ALPHA = 0.22
+_HAIR_ZH = {"black": "黑色", "brown": "棕色", "blond": "金色", "red": "红色", "grey": "灰色"}
+_STYLE_EN = {"short": "short {} hair", "long": "long {} hair", "curly": "curly {} hair", "bun": "{} hair in a bun"}
+_STYLE_ZH = {"short": "留着{}短发", "long": "留着{}长发", "curly": "留着{}卷发", "bun": "扎着{}发髻"}
+_GARMENT_ZH = {
+    "shirt": "长袖衬衫",
+    "T-shirt": "T恤",
+    "dress": "连衣裙",
+    "trousers": "长裤",
+    "shorts": "短裤",
+    "skirt": "裙子",
+}
+_SIDE_ZH = {"left": "左", "right": "右"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A person on a canvas of side 1 (x right, y down). `half` shows it from the waist up."""
+
+    stance: Stance
+    looks: Looks
+    half: bool
+    points: dict[str, Point]
+    drawn: tuple[Shape, ...]
+    scale: float
+    ground: float
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """What decides the split."""
+        top = f"{self.looks.top_colour} top"
+        pairs = [(f"{self.stance.action} {self.stance.side}", top)]
+        return pairs + ([(top, f"{self.looks.bottom_colour} bottom")] if self.looks.bottom else [])
+
+    def keypoints(self, size: int) -> list[list[float]]:
+        """COCO-17 in pixels of a picture of side `size`: [x, y, visibility]."""
+        return [self._keypoint(name, size) for name in COCO_KEYPOINTS]
+
+    def _keypoint(self, name: str, size: int) -> list[float]:
+        x, y = self.points[name]
+        if not (0 <= x < 1 and 0 <= y < 1):
+            return [0, 0, 0]
+        seen = visibility(name, part_of(name), self.stance, self.drawn, self.points)
+        return [round(x * size, 2), round(y * size, 2), seen]
+
+    def render(self, size: int) -> np.ndarray:
+        """The person and its shadow, uint8 RGBA [size, size, 4]."""
+        body = "".join(shape.svg(OUTLINE * self.scale) for shape in self.drawn)
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1">{self._shadow()}{body}</svg>'
+        return render_svg(svg, size, size)
+
+    def _shadow(self) -> str:
+        if self.half:
+            return ""
+        feet = [self.points[f"{side}_ankle"][0] for side in ("left", "right")]
+        x, spread = (min(feet) + max(feet)) / 2, (max(feet) - min(feet)) / 2 + 0.09 * self.scale
+        ellipse = f'cx="{x:.4f}" cy="{self.ground:.4f}" rx="{spread:.4f}" ry="{0.022 * self.scale:.4f}"'
+        return f'<ellipse {ellipse} fill="#000" fill-opacity="{_SHADOW_ALPHA}"/>'
+
+
+def sample_figure(rng: np.random.Generator) -> Figure:
+    """A figure of any split."""
+    action = list(ACTIONS)[int(rng.integers(len(ACTIONS)))]
+    stance, looks = sample_stance(rng, action), _sample_looks(rng)
+    half = ACTIONS[action].is_upright and rng.random() < 0.2
+    return _place(rng, stance, looks, half)
+
+
+def _sample_looks(rng: np.random.Generator) -> Looks:
+    colours = list(GARMENT_COLOURS)
+    top_colour, bottom_colour, hat = (str(colour) for colour in rng.choice(colours, 3, replace=False))
+    top = ("shirt", "T-shirt", "dress")[int(rng.choice(3, p=[0.42, 0.42, 0.16]))]
+    bottom = "" if top == "dress" else ("trousers", "shorts", "skirt")[int(rng.choice(3, p=[0.5, 0.28, 0.22]))]
+    return Looks(
+        build=BUILDS[int(rng.integers(len(BUILDS)))],
+        skin=SKINS[int(rng.integers(len(SKINS)))],
+        hair=list(HAIR_COLOURS)[int(rng.integers(len(HAIR_COLOURS)))],
+        hair_style=HAIR_STYLES[int(rng.integers(len(HAIR_STYLES)))],
+        top=top,
+        top_colour=top_colour,
+        bottom=bottom,
+        bottom_colour=bottom_colour if bottom else "",
+        hat=hat if rng.random() < 0.25 else "",
+    )
+
+
+def _place(rng: np.random.Generator, stance: Stance, looks: Looks, half: bool) -> Figure:
+    """Choose size and place: all of the figure in the canvas, its lowest foot on the ground (or its lap at the lower edge)."""
+    body = joints(stance, looks.build)
+    drawn = shapes(stance, looks, body)
+    bounds = np.array([shape.bounds() for shape in drawn])
+    left, top, right = bounds[:, 0].min(), bounds[:, 1].min(), bounds[:, 2].max()
+    feet = bounds[[shape.part.endswith("leg") for shape in drawn], 3].max() + stance.lift
+    bottom = 0.07 if half else feet
+    ground = 1.0 if half else float(rng.uniform(0.88, 0.95))
+    largest = min((1 - 2 * _MARGIN) / (right - left), (ground - _MARGIN) / (bottom - top))
+    wanted = float(rng.uniform(1.2, 1.5)) if half else float(rng.uniform(0.74, 0.9)) * looks.build.scale
+    scale = min(wanted, largest)
+    leftmost, rightmost = _MARGIN - left * scale, 1 - _MARGIN - right * scale
+    shift = (leftmost + float(rng.random()) * (rightmost - leftmost), ground - bottom * scale)
+    points = {name: (x * scale + shift[0], y * scale + shift[1]) for name, (x, y) in body.items()}
+    return Figure(stance, looks, half, points, tuple(shape.moved(scale, shift) for shape in drawn), scale, ground)
+
+
+@dataclass(frozen=True)
+class FiguresSource:
+    """Figures `0 .. count - 1` of a split and seed.
+
+    Args:
+        split: `train` or `test`.
+        seed: any integer.
+        size: side of the pictures in pixels, 64 or more.
+        shard_size: figures a shard.
+    """
+
+    count: int
+    split: str = "train"
+    seed: int = 0
+    size: int = 256
+    shard_size: int = 1000
+    name: ClassVar[str] = "figures"
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"split {self.split!r}: want one of {', '.join(SPLITS)}")
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def inputs(self) -> list[str]:
+        return package_inputs()[2:]
+
+    def licences(self) -> list[str]:
+        return ["CC0-1.0: drawn by lt"]
+
+    def splits(self) -> list[list[int]]:
+        """[first, end) ranges of numbers."""
+        return [[first, min(first + self.shard_size, self.count)] for first in range(0, self.count, self.shard_size)]
+
+    def read(self, split: Any) -> Iterator[Sample | Reject]:
+        first, end = split
+        for number in range(first, end):
+            yield self.sample(number)
+
+    def sample(self, number: int) -> Sample:
+        """The figure of this number. It is the same figure at every size."""
+        rng = rng_for(self.seed, "figures", self.split, str(number))
+        figure = sample_figure(rng)
+        while split_of(figure.pairs) != self.split:
+            figure = sample_figure(rng)
+        scenery = sample_background(rng, _KINDS)
+        background, layer = scenery.render(self.size), figure.render(self.size)
+        picture = composite(background, [layer])
+        keypoints, said = figure.keypoints(self.size), captions(figure, scenery)
+        box = alpha_box(layer[:, :, 3] > 255 * _SHADOW_ALPHA + 1)
+        fields = {
+            "png": picture,
+            "background.png": background,
+            "layer-00.png": layer,
+            "pose.png": draw_openpose([keypoints], self.size, self.size),
+            "edge.png": edges(picture),
+            "txt": said["en"][0],
+            "json": {
+                "captions": said,
+                "width": self.size,
+                "height": self.size,
+                "split": self.split,
+                "seed": self.seed,
+                "keypoints": [keypoints],
+                "figure": _describe(figure),
+                "background": {"kind": scenery.kind, "caption": scenery.captions},
+                "layers": [
+                    {
+                        "caption": {"en": _who(figure), "zh": f"一个{_who_zh(figure)}"},
+                        "category": "person",
+                        "bbox": list(box or ()),
+                        "visible": 1.0,
+                        "z": 0,
+                        "score": 1.0,
+                        "origin": "drawn",
+                    }
+                ],
+                "recomposition": 0.0,
+                "source": {"name": "figures", "licence": "CC0-1.0"},
+            },
+        }
+        return Sample(f"figure-{self.split}-{self.seed}-{number:06d}", fields)
+
+
+def edges(picture: np.ndarray) -> np.ndarray:
+    """OpenCV's Canny on the grey picture: uint8 [h, w], 0 or 255."""
+    import cv2
+
+    return cv2.Canny(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), *CANNY)
+
+
+# Captions
+
+
+def captions(figure: Figure, scenery: Background) -> dict[str, list[str]]:
+    """Three ways to say it in each language; the i-th of both say the same."""
+    where, action = scenery.where(), ACTIONS[figure.stance.action]
+    words = {"side": figure.stance.side, "way": "left" if figure.stance.facing < 0 else "right"}
+    does = action.en.format(**words)
+    does_zh = action.zh.format(**{key: _SIDE_ZH.get(value, "") for key, value in words.items()})
+    view, view_zh = "", ""
+    if figure.stance.view == "back":
+        view, view_zh = ", seen from behind", "背对着我们"
+    half, half_zh = (", shown from the waist up", "，只看得到上半身") if figure.half else ("", "")
+    who, hair = _who(figure), _STYLE_EN[figure.looks.hair_style].format(figure.looks.hair)
+    hair_zh = _STYLE_ZH[figure.looks.hair_style].format(_HAIR_ZH[figure.looks.hair])
+    person, person_zh = _person(figure)
+    place = f"{where['en'][0].upper()}{where['en'][1:]}"
+    return {
+        "en": [
+            f"{who} {does}{view}{half}, {where['en']}",
+            f"{place}, {who} is {does}{view}{half}.",
+            f"a {person} with {hair} {does} {where['en']}{view}{half}, wearing {_clothes(figure)}",
+        ],
+        "zh": [
+            f"{where['zh']}，一个{_who_zh(figure)}{view_zh}{does_zh}{half_zh}",
+            f"{where['zh']}有一个{_who_zh(figure)}，{view_zh}{does_zh}{half_zh}。",
+            f"一个{hair_zh}的{person_zh}在{where['zh']}{view_zh}{does_zh}，{_clothes_zh(figure, '，')}{half_zh}",
+        ],
+    }
+
+
+def _person(figure: Figure) -> tuple[str, str]:
+    return ("child", "孩子") if figure.looks.build.name == "child" else ("person", "人")
+
+
+def _who(figure: Figure) -> str:
+    return f"a {_person(figure)[0]} in {_clothes(figure)}"
+
+
+def _who_zh(figure: Figure) -> str:
+    return f"{_clothes_zh(figure, '、')}的{_person(figure)[1]}"
+
+
+def _clothes(figure: Figure) -> str:
+    """`a red shirt and blue trousers`, `an orange dress and a black cap`."""
+    looks = figure.looks
+    items = [f"{article(looks.top_colour)} {looks.top_colour} {looks.top}"]
+    if looks.bottom:
+        one = f"{article(looks.bottom_colour)} " if looks.bottom == "skirt" else ""
+        items.append(f"{one}{looks.bottom_colour} {looks.bottom}")
+    if looks.hat:
+        items.append(f"{article(looks.hat)} {looks.hat} cap")
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def _clothes_zh(figure: Figure, comma: str) -> str:
+    looks = figure.looks
+    worn = f"穿着{COLOURS_ZH[looks.top_colour]}{_GARMENT_ZH[looks.top]}"
+    if looks.bottom:
+        worn += f"和{COLOURS_ZH[looks.bottom_colour]}{_GARMENT_ZH[looks.bottom]}"
+    return worn + (f"{comma}戴着{COLOURS_ZH[looks.hat]}帽子" if looks.hat else "")
+
+
+def _describe(figure: Figure) -> dict[str, Any]:
+    """`json.figure`: everything that was chosen."""
+    looks, stance = figure.looks, figure.stance
+    return {
+        "action": stance.action,
+        "view": stance.view,
+        "facing": {-1: "left", 0: "", 1: "right"}[stance.facing],
+        "side": stance.side,
+        "half": figure.half,
+        "build": looks.build.name,
+        "skin": looks.skin,
+        "hair": {"style": looks.hair_style, "colour": looks.hair},
+        "top": {"kind": looks.top, "colour": looks.top_colour},
+        "bottom": {"kind": looks.bottom, "colour": looks.bottom_colour},
+        "hat": looks.hat,
+    }
