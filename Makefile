@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 EXTRAS := all,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup types lint format test demo clean
+.PHONY: help setup types lint format test demo bench-help clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -35,6 +35,15 @@ format: setup ## let ruff lay the code out
 
 test: setup ## all tests (two cores: under 25 minutes)
 	$(BIN)/python -m pytest -n 2 -q
+
+demo: setup ## shipped photographs to layers, and a page that shows them
+	$(BIN)/lt datagen layers --src photos --out data/layers-photos --workers 2
+	$(BIN)/lt shards verify data/layers-photos
+	$(BIN)/lt shards page data/layers-photos --out data/layers-photos-page
+	@echo "Look at: data/layers-photos-page/index.html   (open it in a browser)"
+
+bench-help: setup ## start-up of lt --help against importing typer and rich
+	$(BIN)/python benchmarks/help.py
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) build dist *.egg-info

@@ -59,7 +59,7 @@ def layers(
 @app.command(epilog="Example: lt datagen openmoji --size 128")
 def openmoji(
     size: int = Size,
-    limit: int = Limit,
+    things: bool = typer.Option(False, "--things", help="Only drawings of things: no faces, signs or symbols."),
     out: Path = Out,
     workers: int = Workers,
     engine: str = Engine,
@@ -68,7 +68,7 @@ def openmoji(
     """Single drawings of the OpenMoji world, named in English and Chinese."""
     from lt.datagen.worlds import openmoji_pipeline
 
-    _run(openmoji_pipeline(size=size, limit=limit), out or Path("data/openmoji"), workers, engine, as_json)
+    _run(openmoji_pipeline(size=size, things=things), out or Path("data/openmoji"), workers, engine, as_json)
 
 
 @app.command(epilog="Example: lt datagen scenes --count 200 --split train --seed 0")
