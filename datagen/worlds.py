@@ -28,7 +28,7 @@ def scenes_pipeline(
 
 
 def figures_pipeline(
-    count: int, split: str = "train", seed: int = 0, size: int = 256, shard_size: int = 1000
+    count: int, split: str = "train", seed: int = 0, size: int = 256, shard_size: int = 500
 ) -> Pipeline:
     """A drawn person with key points, skeleton and edges; see `FiguresSource`."""
     return Pipeline("figures", FiguresSource(count, split, seed, size, shard_size), tolerance=0.0)

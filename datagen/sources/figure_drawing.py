@@ -307,7 +307,7 @@ def _hat(stance: Stance, looks: Looks, frame: _HeadFrame) -> Iterator[Shape]:
     if stance.facing:
         yield Shape("hair", (frame.at(0.5, 0.46), frame.at(1.35, 0.4)), 0.16 * frame.size, colour)
     elif stance.view == "front":
-        yield Shape("hair", (frame.at(-0.75, 0.5), frame.at(0, 0.34), frame.at(0.75, 0.5)), 0.24 * frame.size, colour)
+        yield Shape("hair", (frame.at(-0.78, 0.56), frame.at(0, 0.46), frame.at(0.78, 0.56)), 0.22 * frame.size, colour)
 
 
 # Geometry

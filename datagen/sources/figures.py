@@ -8,16 +8,17 @@ person's own; "walking to the left" is the viewer's left. A soft shadow lies in 
 Train and test are apart by combination (`held_out`): pairs of action and colour, and of two garments' colours.
 """
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from lt.datagen import pose
 from lt.datagen.engine.stage import rng_for
 from lt.datagen.pose import COCO_KEYPOINTS, draw_openpose
-from lt.datagen.shards import Reject, Sample
-from lt.datagen.shards.compose import alpha_box, composite
+from lt.datagen.shards import Sample, compose
+from lt.datagen.shards.compose import EXACT, alpha_box, composite
+from lt.datagen.sources import backgrounds, drawings, figure_body, figure_drawing, grammar, held_out
 from lt.datagen.sources.backgrounds import OUTDOOR, Background, sample_background
 from lt.datagen.sources.drawings import render_svg
 from lt.datagen.sources.figure_body import ACTIONS, BUILDS, Point, Stance, joints, sample_stance
@@ -35,9 +36,9 @@ from lt.datagen.sources.figure_drawing import (
 )
 from lt.datagen.sources.grammar import COLOURS_ZH, article
 from lt.datagen.sources.held_out import split_of
+from lt.datagen.sources.numbered import NumberedSource, made_from
 from lt.datagen.sources.openmoji import package_inputs
 
-SPLITS = ("train", "test")
 CANNY = (100, 200)
 """Lower and upper threshold of the edge map, on the grey picture."""
 
@@ -148,44 +149,17 @@ def _place(rng: np.random.Generator, stance: Stance, looks: Looks, half: bool) -
 
 
 @dataclass(frozen=True)
-class FiguresSource:
-    """Figures `0 .. count - 1` of a split and seed.
+class FiguresSource(NumberedSource):
+    """Figures by number; see `NumberedSource` for the settings. Splits: `train`, `test`."""
 
-    Args:
-        split: `train` or `test`.
-        seed: any integer.
-        size: side of the pictures in pixels, 64 or more.
-        shard_size: figures a shard.
-    """
-
-    count: int
-    split: str = "train"
-    seed: int = 0
-    size: int = 256
-    shard_size: int = 1000
     name: ClassVar[str] = "figures"
 
-    def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ValueError(f"split {self.split!r}: want one of {', '.join(SPLITS)}")
-
-    def settings(self) -> dict[str, Any]:
-        return asdict(self)
-
     def inputs(self) -> list[str]:
-        return package_inputs()[2:]
+        made = made_from(backgrounds, compose, drawings, figure_body, figure_drawing, grammar, held_out, pose)
+        return [*package_inputs("resvg-py", "opencv-python-headless"), *made]
 
     def licences(self) -> list[str]:
         return ["CC0-1.0: drawn by lt"]
-
-    def splits(self) -> list[list[int]]:
-        """[first, end) ranges of numbers."""
-        return [[first, min(first + self.shard_size, self.count)] for first in range(0, self.count, self.shard_size)]
-
-    def read(self, split: Any) -> Iterator[Sample | Reject]:
-        first, end = split
-        for number in range(first, end):
-            yield self.sample(number)
 
     def sample(self, number: int) -> Sample:
         """The figure of this number. It is the same figure at every size."""
@@ -225,7 +199,7 @@ class FiguresSource:
                         "origin": "drawn",
                     }
                 ],
-                "recomposition": 0.0,
+                "recomposition": dict(EXACT),
                 "source": {"name": "figures", "licence": "CC0-1.0"},
             },
         }

@@ -4,7 +4,8 @@
         a koala to the left of two red apples        一只考拉在两个红苹果的左边
 
 English needs a/an, plurals and the place of a colour in "a pair of blue socks"; Chinese needs measure words (一只, 两辆) and the
-order number, measure word, colour, size, noun. A caption says the same in both languages, and mentions everything in the picture.
+order number, measure word, colour, size, noun. A caption says the same in both languages, and mentions everything in the
+picture.
 """
 
 from collections.abc import Sequence

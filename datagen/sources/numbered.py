@@ -1,0 +1,70 @@
+"""Worlds that make any number of samples: each depends on seed, split and its own number alone, never on order or workers."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from types import ModuleType
+from typing import Any, ClassVar
+
+from lt.datagen.shards import Reject, Sample
+from lt.datagen.shards.errors import UsageError
+from lt.datagen.shards.storage import digest_of_file
+
+MIN_SIZE, MAX_SIZE = 64, 4096
+
+
+@dataclass(frozen=True)
+class NumberedSource:
+    """Samples `0 .. count - 1` of a split and seed; override `sample`.
+
+    Args:
+        count: how many samples.
+        split: one of `known_splits`.
+        seed: any integer.
+        size: side of the pictures in pixels, 64 to 4096.
+        shard_size: samples a shard.
+
+    Raises:
+        UsageError: a value is outside its range.
+    """
+
+    count: int
+    split: str = "train"
+    seed: int = 0
+    size: int = 256
+    shard_size: int = 500
+    name: ClassVar[str] = ""
+    known_splits: ClassVar[tuple[str, ...]] = ("train", "test")
+
+    def __post_init__(self) -> None:
+        if self.split not in self.known_splits:
+            near = get_close_matches(self.split, self.known_splits, 1)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            raise UsageError(
+                f"{self.name} has no split {self.split!r}.", f"{hint}Known: {', '.join(self.known_splits)}."
+            )
+        if not MIN_SIZE <= self.size <= MAX_SIZE:
+            raise UsageError(f"size is {self.size} pixels.", f"Choose {MIN_SIZE} to {MAX_SIZE}.")
+        if self.count < 1 or self.shard_size < 1:
+            raise UsageError(f"count is {self.count}, shard_size {self.shard_size}.", "Both must be 1 or more.")
+
+    def sample(self, number: int) -> Sample:
+        """The sample of this number."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def splits(self) -> list[list[int]]:
+        """[first, end) ranges of numbers."""
+        return [[first, min(first + self.shard_size, self.count)] for first in range(0, self.count, self.shard_size)]
+
+    def read(self, split: Any) -> Iterator[Sample | Reject]:
+        first, end = split
+        for number in range(first, end):
+            yield self.sample(number)
+
+
+def made_from(*modules: ModuleType) -> list[str]:
+    """Digests of the modules that draw and speak for a world: a change in them is a change of its data."""
+    return [digest_of_file(str(module.__file__)) for module in modules]
