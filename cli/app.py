@@ -13,6 +13,7 @@ app = typer.Typer(
     epilog="Example: lt shards info data/scenes",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

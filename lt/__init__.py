@@ -1,5 +1,9 @@
 """lt: text-image data sets, and the models of ten papers on them."""
 
-from importlib.metadata import version
 
-__version__ = version("lt-toolkit")
+def __getattr__(name: str) -> str:
+    if name == "__version__":  # looked up when asked for: reading metadata would cost every `lt --help`
+        from importlib.metadata import version
+
+        return version("lt-toolkit")
+    raise AttributeError(f"module 'lt' has no attribute {name!r}")
