@@ -73,9 +73,10 @@ def _train(plan: "Plan", resume: bool, as_json: bool) -> None:
 
     with _progress_bar() as watch:
         outcome = train(plan, note, watch, resume)
-    note(_ending(outcome))
-    if as_json:
-        print_json(vars(outcome))
+    if outcome.main:
+        note(_ending(outcome))
+        if as_json:
+            print_json(vars(outcome))
     if outcome.status == "stopped":
         raise typer.Exit(1)
 

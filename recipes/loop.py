@@ -57,6 +57,8 @@ class Outcome:
     checkpoint: Path | None = None
     figures: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    main: bool = True
+    """False on all ranks but the first, which leave speaking to it."""
 
 
 def train(
@@ -78,7 +80,8 @@ def train(
         if resume and not found:
             raise LtError(f"There is no checkpoint in {run.folder}.", "Leave out --resume to start a run.")
         if found and found[1].step >= run.train.steps:
-            return Outcome("nothing to do", plan.out, found[1].step, run.train.steps, found[0], found[1].figures)
+            path, record = found
+            return Outcome("nothing to do", plan.out, record.step, record.step, path, record.figures, main=run.main)
         run.start(found)
         return Loop(run, watch if run.main else lambda _: None).go()
 
@@ -131,7 +134,7 @@ class Loop:
         status = "done" if run.step >= self.train.steps else "stopped"
         seconds = time.perf_counter() - self.began
         newest = checkpoints.latest(run.folder)
-        return Outcome(status, run.plan.out, run.step, self.train.steps, newest, run.figures, seconds)
+        return Outcome(status, run.plan.out, run.step, self.train.steps, newest, run.figures, seconds, run.main)
 
     def _batches(self) -> Iterator[Batch]:
         run, data = self.run, self.run.settings.data
@@ -227,8 +230,8 @@ class Loop:
         run = self.run
         assert run.validation is not None
         run.training_mode(False)
-        with torch.no_grad(), run.accelerator.autocast(), run.ema.swapped() if run.ema else nullcontext():
-            report = run.objective.validate(to_device(batch, run.device) for batch in run.validation)
+        with torch.no_grad(), run.ema.swapped() if run.ema else nullcontext():
+            report = run.parallel("validate", (to_device(batch, run.device) for batch in run.validation))
         run.training_mode(True)
         run.figures = dict(report.figures)
         self.log.figures("validation", run.step, report.figures)

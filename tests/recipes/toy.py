@@ -1,5 +1,6 @@
 """A tiny real system for the tests of the training base: which of four colours has the square, and how large is it?"""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lt.datagen.shards import Sample, SampleError, ShardWriter
-from lt.recipes.config import Section, Settings
+from lt.recipes.config import Section, Settings, free
 from lt.recipes.objective import Batch, Objective, Report
 from lt.recipes.registry import Recipe
 
@@ -26,6 +27,8 @@ class ModelSettings(Section):
     """Share of channels that are dropped."""
     explode_at: int = -1
     """The loss becomes infinite when the network has seen so many batches; -1 = never."""
+    trace: str = free("")
+    """Append the keys of every training step to this file, one line a step; a number is added on ranks above 0."""
 
 
 class ToySettings(Settings):
@@ -78,6 +81,13 @@ class Toy(Objective):
         if int(net.seen) == self.settings.model.explode_at:
             loss = loss * float("inf")
         return loss, {"accuracy": (logits.argmax(1) == batch["colour"]).float().mean()}
+
+    def step(self, parts, parallel):
+        if self.settings.model.trace:
+            rank = os.environ.get("RANK", "0")
+            with open(self.settings.model.trace + rank.replace("0", ""), "a") as file:
+                file.write(" ".join(key for part in parts for key in part["key"]) + "\n")
+        return super().step(parts, parallel)
 
     def validate(self, batches) -> Report:
         report = super().validate(batches)
