@@ -1,23 +1,25 @@
 """Coop-Diffusion: several diffusion models of different latent spaces, sizes and schedules denoise one picture together.
 
-Paper: PanGu-Draw, arXiv 2312.16486, section on Coop-Diffusion; no training. Both forms of its algorithm box are here, over any
-number of models:
+Paper: PanGu-Draw, arXiv 2312.16486, section on Coop-Diffusion; no training. Both forms of its algorithm box are here,
+over any number of models:
 
-* :func:`joint_denoise` (sub-module 1, the latent-space gap). At every step the others' clean guesses travel through pixels into the
-  lead's latent space, are fused there, and the fusion travels back (the box's step 5, printed only as "similar", is essential).
-* :func:`hand_over` (sub-module 2, the resolution gap). A low-resolution group denoises until T_low; its *clean guess*, never its
-  noisy latent, is enlarged, encoded, noised again with fresh noise, and a high-resolution group goes on.
+* :func:`joint_denoise` (sub-module 1, the latent-space gap). At every step the others' clean guesses travel through
+  pixels into the lead's latent space, are fused there, and the fusion travels back (the box's step 5, printed only as
+  "similar", is essential).
+* :func:`hand_over` (sub-module 2, the resolution gap). A low-resolution group denoises until T_low; its *clean guess*,
+  never its noisy latent, is enlarged, encoded, noised again with fresh noise, and a high-resolution group goes on.
 
-Faithful: the fusion ``eps_f = d eps~ + (1 - d) eps``, with ``eps~`` the others' guess read as noise from the lead's own state; the
-same start noise where shapes agree.
+Faithful: the fusion ``eps_f = d eps~ + (1 - d) eps``, with ``eps~`` the others' guess read as noise from the lead's own
+state; the same start noise where shapes agree.
 
-Added, because the paper does not say and it does not work without: guidance is applied inside each model first. **Schedules are
-matched by SNR**: all states walk down the ladder of one scheduler, and each model is asked at its *own* t where its
-``sigma_t / alpha_t`` is that of the rung (clamped to the ends of its schedule); v and x0 predictions are converted to noise and
-back. Decoded guesses are clamped to -1..1, since at t = 999 the noise in a guess is multiplied by 14.7. Pictures are resized between
-decoder and encoder where sizes differ; start noise is drawn afresh where shapes differ. Near t = 0 the autoencoders' error
-passes wholly into the result, so :func:`fading` lets d fall to zero there. Weights may depend on t and carry masks.
-Models that hold the *same* latent space object at the same size exchange guesses directly, without pixels.
+Added, because the paper does not say and it does not work without: guidance is applied inside each model first.
+**Schedules are matched by SNR**: all states walk down the ladder of one scheduler, and each model is asked at its *own*
+t where its ``sigma_t / alpha_t`` is that of the rung (clamped to the ends of its schedule); v and x0 predictions are
+converted to noise and back. Decoded guesses are clamped to -1..1, since at t = 999 the noise in a guess is multiplied
+by 14.7. Pictures are resized between decoder and encoder where sizes differ; start noise is drawn afresh where shapes
+differ. Near t = 0 the autoencoders' error passes wholly into the result, so :func:`fading` lets d fall to zero there.
+Weights may depend on t and carry masks. Models that hold the *same* latent space object at the same size exchange
+guesses directly, without pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -66,7 +68,8 @@ class Member:
 def fading(d: float, below: float = 200, over: float = 100) -> Callable[[float], float]:
     """Weight ``d`` that falls linearly to zero between ``t = below + over`` and ``t = below``.
 
-    The autoencoder error enters the result with factor alpha/sigma, which at t = 200 of the usual schedule is about 2.5.
+    The autoencoder error enters the noise estimate with factor alpha/sigma: 0.62 at t = 500 of the usual schedule,
+    1.75 at t = 200, 24 at t = 1.
     """
     return lambda t: d * min(max((t - below) / over, 0.0), 1.0) if over else d * (t >= below)
 
@@ -97,7 +100,7 @@ def joint_denoise(
         seeds: one a sample; start noise and a scheduler's own noise depend on nothing else.
         begin, end: rungs of the ladder between which to work; to the bottom when ``end`` is None.
         clean: where to begin from at rung ``begin``, a clean latent of the lead ``[b, c, h, w]``; pure noise when None.
-        every: fuse at every so-manieth step; between, each member goes on alone (a fusion costs the autoencoders' passes).
+        every: fuse at every k-th step; between, each member goes on alone (a fusion costs the autoencoders' passes).
         send_back: step 5 of the algorithm. Off only to show what it is good for.
         clamp: bound of decoded guesses, None for latent spaces whose pixels are not pictures.
         on_step: called after each step with (steps done, steps to do).
@@ -143,8 +146,9 @@ def hand_over(
 ) -> Tensor:
     """Low resolution first, high resolution from T_low on (the paper's sub-module 2), over any number of groups.
 
-    Each group's fused clean guess at its last rung is decoded, enlarged (bicubic), encoded for the next group's lead and noised
-    again to the SNR of that rung with fresh noise. A group of one is the paper's case; larger groups chain both forms.
+    Each group's fused clean guess at its last rung is decoded, enlarged (bicubic), encoded for the next group's lead
+    and noised again to the SNR of that rung with fresh noise. A group of one is the paper's case; larger groups chain
+    both forms.
 
     Args:
         groups: in order; ``until`` strictly falling.
@@ -157,6 +161,8 @@ def hand_over(
     Raises:
         ValueError: an ``until`` that leaves a group without a step.
     """
+    if not groups:
+        raise ValueError("nothing to do: no groups")
     ladder = Solver(scheduler, steps, torch.zeros(1)).timesteps.tolist()
     begin, clean = 0, None
     for place, group in enumerate(groups):
@@ -170,7 +176,7 @@ def hand_over(
         if not final:
             clean = carry(clean, group.members[0], groups[place + 1].members[0], clamp)
             begin = end or 0
-    assert clean is not None, "no groups"
+    assert clean is not None
     return clean
 
 
@@ -237,7 +243,11 @@ class _Run:
         return weights
 
     def let_go_after(self, fusing: Sequence[int]) -> None:
-        """Find each member's last fusion; after it its networks need not run. ``fusing``: the rungs at which guesses are fused."""
+        """Find each member's last fusion; after it its network need not run.
+
+        Args:
+            fusing: the rungs at which guesses are fused.
+        """
         rows = {rung: self.weights(float(self.lead.timesteps[rung])) for rung in fusing}
         for place in range(1, len(self.members)):
             self.last_use[place] = max((rung for rung, row in rows.items() if row[place - 1] > 0), default=-1)
@@ -284,11 +294,8 @@ class _Run:
         guided = self.members[place].guided
         alpha, sigma = solver.alpha_sigma()
         model = guided.model
-        t = (
-            solver.t
-            if model.schedule == self.schedule
-            else model.schedule.timestep_of(sigma / alpha).to(solver.t.device)
-        )
+        same = model.schedule == self.schedule
+        t = solver.t if same else model.schedule.timestep_of(sigma / alpha).to(solver.t.device)
         segment = model.segment(t)
         if self.segments[place] not in (None, segment):
             solver.restart()

@@ -1,17 +1,18 @@
 """PanGu-Draw: time-decoupled training. Two half-size generators, one for large t, one for small t, trained apart.
 
-Paper: Lu et al., "PanGu-Draw: Advancing Resource-Efficient Text-to-Image Synthesis with Time-Decoupled Training and Reusable
-Coop-Diffusion", arXiv 2312.16486, and the released inference code (mindone, pangu_draw_v3). Coop-Diffusion is in ``coop.py``.
+Paper: Lu et al., "PanGu-Draw: Advancing Resource-Efficient Text-to-Image Synthesis with Time-Decoupled Training and
+Reusable Coop-Diffusion", arXiv 2312.16486, and the released inference code (mindone, pangu_draw_v3). Coop-Diffusion is
+in ``coop.py``.
 
-Faithful: the split at T_struct = 500 of 1000 steps; epsilon prediction on Stable Diffusion's scaled-linear schedule; structure
-learns from all data with small pictures enlarged, texture only from the sharp part at the lower resolution; both share latent space,
-text features and start noise, and nothing is re-noised at the switch; SDXL-like U-Net with the index of the size bucket instead
-of pixel sizes; the released size buckets; style guidance (``nn.diffusion.guide``).
+Faithful: the split at T_struct = 500 of 1000 steps; epsilon prediction on Stable Diffusion's scaled-linear schedule;
+structure learns from all data with small pictures enlarged, texture only from the sharp part at the lower resolution;
+both share latent space, text features and start noise, and nothing is re-noised at the switch; SDXL-like U-Net with the
+index of the size bucket instead of pixel sizes; the released size buckets; style guidance (``nn.diffusion.guide``).
 
-Different, and why: the released sampler picks the network by the *previous* step's index, so one step below 500 is still answered
-by the structure generator, which never learned it; here the current t decides. Multistep solvers restart at the switch, because
-their history is another network's. Optimiser, learning rate and the accounting behind the paper's efficiency table are not
-recoverable: the ledger below states its own arithmetic.
+Different, and why: the released sampler picks the network by the *previous* step's index, so one step below 500 is
+still answered by the structure generator, which never learned it; here the current t decides. Multistep solvers restart
+at the switch, because their history is another network's. Optimiser, learning rate and the accounting behind the
+paper's efficiency table are not recoverable: the ledger below states its own arithmetic.
 """
 
 import math
@@ -30,8 +31,8 @@ T_STRUCT = 500
 class TimeDecoupled(Denoiser):
     """Several generators that share the time line: at every t exactly one answers, chosen by the t that is asked for.
 
-    It is a :class:`Denoiser` over all timesteps, so it samples, validates and joins Coop-Diffusion like a single model. Training
-    happens on the generators, one at a time (their own ``loss`` draws only from their own timesteps).
+    It is a :class:`Denoiser` over all timesteps, so it samples, validates and joins Coop-Diffusion like a single model.
+    Training happens on the generators, one at a time (their own ``loss`` draws only from their own timesteps).
 
     Args:
         generators: denoisers whose ``timesteps`` tile ``0..T-1``, in any order; PanGu-Draw has two (structure, texture).
@@ -52,7 +53,7 @@ class TimeDecoupled(Denoiser):
         self.generators = nn.ModuleList(ordered)
 
     def segment(self, t: Tensor | float) -> int:
-        """The index, from large t to small, of the generator that answers at ``t`` (fractions between two belong to the lower)."""
+        """Index, from large t to small, of the generator that answers at ``t`` (a fraction between two is the lower one's)."""
         starts = [one.timesteps.start for one in self._ordered]
         return next(index for index, start in enumerate(starts) if float(t) >= start)
 
@@ -83,6 +84,23 @@ def structure_timesteps(t_struct: int = T_STRUCT, total: int = 1000) -> range:
 def texture_timesteps(t_struct: int = T_STRUCT) -> range:
     """Timesteps of the texture generator: ``0..T_struct-1``."""
     return range(t_struct)
+
+
+def bilingual_condition(chinese: Tensor, english: Tensor, pooled: Tensor, ids: Tensor) -> dict[str, Tensor]:
+    """The condition of a PanGu-shaped U-Net: features of two frozen text encoders side by side, channel by channel.
+
+    Args:
+        chinese: ``[b, l, 768]``, Chinese CLIP's.
+        english: ``[b, l, 1280]``, OpenCLIP bigG's, padded to the same number of tokens.
+        pooled: ``[b, 1280]``, bigG's.
+        ids: ``[b, 1]``, see :meth:`SizeBuckets.ids`.
+
+    Raises:
+        ValueError: different numbers of tokens.
+    """
+    if chinese.shape[1] != english.shape[1]:
+        raise ValueError(f"pad both texts to one length: {chinese.shape[1]} and {english.shape[1]} tokens")
+    return {"text": torch.cat([chinese, english], dim=-1), "pooled": pooled, "ids": ids}
 
 
 @dataclass(frozen=True)
@@ -225,9 +243,9 @@ def ledger(
 ) -> list[LedgerRow]:
     """The arithmetic of data and cost: what the paper's efficiency table compares, by a stated rule.
 
-    Training: every stage sees each of its pictures ``epochs`` times, three forward passes' worth each. Sampling: a scheme whose
-    stages cover different timesteps divides ``steps`` among them, at the scheme's highest resolution; a resolution boost samples
-    with its last stage only; a cascade runs every stage in full at its own size.
+    Training: every stage sees each of its pictures ``epochs`` times, three forward passes' worth each. Sampling: a
+    scheme whose stages cover different timesteps divides ``steps`` among them, at the scheme's highest resolution; a
+    resolution boost samples with its last stage only; a cascade runs every stage in full at its own size.
 
     Args:
         sizes: (width, height) of every picture of the collection.

@@ -1,9 +1,9 @@
 """Latent spaces: pixels to latents and back, with the scale that diffusion needs; and a small autoencoder of our own.
 
-Source: Latent diffusion (Rombach et al. 2022, section 3.1 and appendix D.1 for the scale factor). Both autoencoders are diffusers'
-``AutoencoderKL``: pretrained ones as they are, the small one as a configuration of it, so that it saves as a diffusers folder. The
-small one differs from the paper in its loss: absolute error and KL only, without perceptual network and discriminator, which
-would need weights that a machine without downloads does not have.
+Source: Latent diffusion (Rombach et al. 2022, section 3.1 and appendix D.1 for the scale factor). Both autoencoders are
+diffusers' ``AutoencoderKL``: pretrained ones as they are, the small one as a configuration of it, so that it saves as a
+diffusers folder. The small one differs from the paper in its loss: absolute error and KL only, without perceptual
+network and discriminator, which would need weights that a machine without downloads does not have.
 """
 
 from typing import TYPE_CHECKING, Any, Protocol
@@ -125,7 +125,7 @@ def autoencoder_loss(
 
 
 def set_scale(vae: "AutoencoderKL", latents: Tensor) -> float:
-    """Store ``1 / std`` of unscaled training latents as the autoencoder's ``scaling_factor``, so that diffusion sees unit variance.
+    """Store ``1 / std`` of unscaled training latents as the autoencoder's ``scaling_factor``: diffusion sees unit variance.
 
     Raises:
         ValueError: the latents do not vary (an autoencoder that has collapsed).

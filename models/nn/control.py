@@ -1,9 +1,9 @@
 """Control branches: pictures (a pose, an edge map, a layout) that steer a frozen U-Net.
 
-Source: ControlNet (Zhang et al. 2023, section 3): a trainable copy of the U-Net's encoder reads the control picture and adds to
-the skip connections through convolutions that start at zero, so an untrained branch changes nothing. diffusers' ``ControlNetModel``
-serves unchanged; ours are the network that joins several branches with one U-Net, and the choice of hint encoder by
-downsampling factor (diffusers' default fits only factor 8).
+Source: ControlNet (Zhang et al. 2023, section 3): a trainable copy of the U-Net's encoder reads the control picture and
+adds to the skip connections through convolutions that start at zero, so an untrained branch changes nothing. diffusers'
+``ControlNetModel`` serves unchanged; ours are the network that joins several branches with one U-Net, and the choice of
+hint encoder by downsampling factor (diffusers' default fits only factor 8).
 """
 
 from collections.abc import Mapping

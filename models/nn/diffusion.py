@@ -1,13 +1,13 @@
 """The diffusion core: schedules, parameterisations, guidance, and one object that defines both loss and denoising.
 
-Sources: DDPM (Ho et al. 2020), v-prediction (Salimans & Ho 2022, section 2.4 and appendix D), min-SNR weighting (Hang et al.
-2023, section 3.4), classifier-free guidance (Ho & Salimans 2022), offset noise (Guttenberg 2023), style guidance (PanGu-Draw,
-arXiv 2312.16486).
+Sources: DDPM (Ho et al. 2020), v-prediction (Salimans & Ho 2022, section 2.4 and appendix D), min-SNR weighting (Hang
+et al. 2023, section 3.4), classifier-free guidance (Ho & Salimans 2022), offset noise (Guttenberg 2023), style guidance
+(PanGu-Draw, arXiv 2312.16486).
 
-Notation, the same in every file that builds on this one: ``x0`` clean latent, ``eps`` noise, and the *state*
-``z_t = alpha_t x0 + sigma_t eps`` with ``alpha_t = sqrt(abar_t)``, ``sigma_t = sqrt(1 - abar_t)`` (variance preserving).
-Schedules and prediction types carry the names of diffusers' scheduler configurations, and their tables are diffusers' own, so a
-model trained here and a pipeline saved from it cannot disagree.
+Notation, the same in every file that builds on this one: ``x0`` clean latent, ``eps`` noise, and the *state* ``z_t =
+alpha_t x0 + sigma_t eps`` with ``alpha_t = sqrt(abar_t)``, ``sigma_t = sqrt(1 - abar_t)`` (variance preserving).
+Schedules and prediction types carry the names of diffusers' scheduler configurations, and their tables are diffusers'
+own, so a model trained here and a pipeline saved from it cannot disagree.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -134,7 +134,8 @@ class NoiseSchedule:
 def _diffusers_abar(schedule: NoiseSchedule) -> Tensor:
     from diffusers import DDPMScheduler
 
-    return DDPMScheduler(**schedule.config()).alphas_cumprod
+    with torch.device("cpu"):  # whatever device context the first caller is in, meta included
+        return DDPMScheduler(**schedule.config()).alphas_cumprod
 
 
 @lru_cache(maxsize=32)
@@ -145,8 +146,8 @@ def _on_device(schedule: NoiseSchedule, device: torch.device) -> Tensor:
 def split(output: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, kind: PredictionType) -> tuple[Tensor, Tensor]:
     """A network's output read as clean guess and noise guess.
 
-    At the ends no division can produce a NaN: where ``alpha`` or ``sigma`` divides, it is floored at 2^-16. With zero terminal
-    SNR an epsilon prediction says nothing about ``x0``, so there the conversion loses information, as it must.
+    At the ends no division can produce a NaN: where ``alpha`` or ``sigma`` divides, it is floored at 2^-16. With zero
+    terminal SNR an epsilon prediction says nothing about ``x0``, so there the conversion loses information, as it must.
 
     Args:
         output: ``[b, ...]``, of the stated ``kind``.
@@ -359,8 +360,8 @@ def drop_condition(
 def guide(empty: Tensor, text: Tensor, scale: float, styles: Sequence[tuple[float, Tensor]] = ()) -> Tensor:
     """Classifier-free guidance with style guidance (PanGu-Draw): ``e0 + s (ec - e0) + sum_k s_k (ec_k - ec)``.
 
-    All tensors are outputs ``[b, ...]`` for the same state, of any one prediction type (for a fixed state they are affine in
-    each other, so guiding one guides all).
+    All tensors are outputs ``[b, ...]`` for the same state, of any one prediction type (for a fixed state they are
+    affine in each other, so guiding one guides all).
     """
     guided = empty + scale * (text - empty)
     for strength, styled in styles:

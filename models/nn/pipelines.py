@@ -1,8 +1,8 @@
 """diffusers pipelines as models, and models as diffusers pipelines.
 
-Any Stable Diffusion 1.x / 2.x, SDXL or ControlNet pipeline of diffusers becomes a denoiser, a latent space and conditions, with the
-numbers that its own ``__call__`` would use; and a U-Net trained here becomes a pipeline that opens with
-``DiffusionPipeline.from_pretrained``. The parity test samples both ways and compares pixels.
+Any Stable Diffusion 1.x / 2.x, SDXL or ControlNet pipeline of diffusers becomes a denoiser, a latent space and
+conditions, with the numbers that its own ``__call__`` would use; and a U-Net trained here becomes a pipeline that opens
+with ``DiffusionPipeline.from_pretrained``. The parity test samples both ways and compares pixels.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,9 @@
 """Sampling with diffusers' schedulers: one state going down one ladder of noise levels, one step at a time.
 
-The loop computes what diffusers' pipelines compute, in the same order, so pixels agree (tests/models/test_diffusion.py). It differs
-in three things: it leaves the caller's scheduler untouched, it can begin and stop at any rung, and it restarts the history of
-multistep solvers where another network takes over (PanGu-Draw's switch, a coop hand-over).
+The loop computes what diffusers' pipelines compute, in the same order, so pixels agree
+(tests/models/test_diffusion.py). It differs in three things: it leaves the caller's scheduler untouched, it can begin
+and stop at any rung, and it restarts the history of multistep solvers where another network takes over (PanGu-Draw's
+switch, a coop hand-over).
 """
 
 import copy
@@ -24,7 +25,7 @@ SCHEDULERS = {
     "heun": "HeunDiscreteScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
-# steps_offset: Stable Diffusion pipelines overwrite any other value when they are opened, so a saved model would sample otherwise.
+# steps_offset: Stable Diffusion pipelines overwrite any other value when opened; a saved model would then sample otherwise.
 _OURS = {"steps_offset": 1}
 _OWN = {"ddim": {"clip_sample": False, "set_alpha_to_one": False}, "ddpm": {"clip_sample": False}}
 

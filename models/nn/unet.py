@@ -1,8 +1,9 @@
 """The U-Net with text cross-attention, its shapes, its cost, and its attention maps.
 
-Source: Latent diffusion (Rombach et al. 2022) and SDXL (Podell et al. 2023) as built by diffusers' ``UNet2DConditionModel``, which
-serves unchanged: what is trained here is a diffusers U-Net and is saved as one. Ours are the shapes as small dataclasses, the one
-function that turns a named condition into its arguments, the count of multiply-adds, and :func:`record_attention`.
+Source: Latent diffusion (Rombach et al. 2022) and SDXL (Podell et al. 2023) as built by diffusers'
+``UNet2DConditionModel``, which serves unchanged: what is trained here is a diffusers U-Net and is saved as one. Ours
+are the shapes as small dataclasses, the one function that turns a named condition into its arguments, the count of
+multiply-adds, and :func:`record_attention`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -88,7 +89,7 @@ class UNetShape:
 
 
 TINY = UNetShape(16, (48, 64), (1, 1), (3, 4), text_width=64, layers=1, groups=16)
-"""The miniature's generator for 16x16 latents: 1.35 million parameters, half of ``TINY_WHOLE`` in parameters and multiply-adds."""
+"""The miniature's generator for 16x16 latents: 1.35 million parameters, about half of ``TINY_WHOLE`` in size and cost."""
 TINY_WHOLE = UNetShape(16, (64, 96), (1, 1), (4, 6), text_width=64, layers=1, groups=16)
 SD15 = UNetShape(64, (320, 640, 1280, 1280), (1, 1, 1, 0), (8, 8, 8, 8), text_width=768, linear_projection=False)
 SD21 = UNetShape(96, (320, 640, 1280, 1280), (1, 1, 1, 0), (5, 10, 20, 20), text_width=1024)
@@ -167,13 +168,14 @@ def record_attention(
 ) -> Iterator[dict[str, Tensor]]:
     """Read a U-Net's attention maps while the context is open.
 
-    Outside of it nothing is changed or slowed; inside, outputs stay the same bit for bit, because the layer's own processor
-    still makes them and the map is computed beside it (one more softmax a layer).
+    Outside of it nothing is changed or slowed; inside, outputs stay the same bit for bit, because the layer's own
+    processor still makes them and the map is computed beside it (one more softmax a layer).
 
     Args:
         unet: a diffusers U-Net or ControlNet.
         which: cross-attention (``attn2``), self-attention (``attn1``) or both.
-        keep: further choice by name; a name is the layer's path, such as ``down_blocks.1.attentions.0.transformer_blocks.0.attn2``.
+        keep: further choice by name; a name is the layer's path, such as
+            ``down_blocks.1.attentions.0.transformer_blocks.0.attn2``.
 
     Yields:
         Name -> probabilities ``[b, heads, queries, keys]`` of the latest forward pass, float32, with gradient where that is on.

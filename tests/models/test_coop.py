@@ -63,7 +63,7 @@ class LearnedSpace(AutoencoderSpace):
         super().__init__(small_autoencoder(widths).eval())
 
 
-# --- identities -----------------------------------------------------------------------------------------------------------------
+# --- identities -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["ddim", "euler", "dpm++2m", "unipc", "euler-ancestral"])
@@ -93,7 +93,7 @@ def test_weight_zero_returns_the_lead_bit_for_bit(name, d):
 @pytest.mark.parametrize("name", ["ddim", "euler", "dpm++2m"])
 @pytest.mark.parametrize("d", [0.25, 0.5, 1.0])
 def test_two_identical_models_are_one_model(name, d):
-    """With one latent space for both. With two copies of a lossy autoencoder they could not be: the trip itself changes latents."""
+    """With one latent space for both; through two copies of a lossy autoencoder the trip itself would change latents."""
     space, scheduler = LearnedSpace(0), make_scheduler(name, SD)
     lead, twin = member(smooth(0.7), space), member(smooth(0.7), space, weight=d)
     alone = sample(lead.guided, scheduler, seeded_noise([3, 4], SHAPE), steps=12)
@@ -113,7 +113,7 @@ def test_with_identity_autoencoders_it_is_averaging_two_noise_estimates():
 
 
 def test_fusing_noise_is_fusing_clean_guesses():
-    """One step from the top: the fused guess is the weighted mean of the guesses in the lead's space, clamped pixels included."""
+    """At the top: the fused guess is the weighted mean of the guesses in the lead's space, clamped pixels included."""
     lead, other = member(smooth(0.5), LearnedSpace(0)), member(smooth(1.5), LearnedSpace(1), weight=0.4)
     scheduler = make_scheduler("ddim", SD)
     scheduler.set_timesteps(10)
@@ -125,7 +125,7 @@ def test_fusing_noise_is_fusing_clean_guesses():
     torch.testing.assert_close(guess, 0.6 * own + 0.4 * carried, rtol=1e-4, atol=1e-3)
 
 
-# --- the method notes' regression: exact denoisers in two dimensions --------------------------------------------------------------
+# --- the method notes' regression: exact denoisers in two dimensions --------------------------------------------------
 
 
 class Rotated:
@@ -206,7 +206,7 @@ def test_every_model_is_asked_at_its_own_timestep_of_the_same_snr():
         assert float(r / b) == pytest.approx(float(s / a), rel=1e-3)
 
 
-# --- weights, masks, cost -------------------------------------------------------------------------------------------------------
+# --- weights, masks, cost ---------------------------------------------------------------------------------------------
 
 
 def test_fading_weights():
@@ -293,7 +293,7 @@ def test_the_switch_of_a_time_decoupled_lead_restarts_its_solver():
     assert torch.equal(joint_denoise([Member(guided, PixelSpace(), SHAPE)], scheduler, steps=20, seeds=[3, 4]), alone)
 
 
-# --- hand-over ------------------------------------------------------------------------------------------------------------------
+# --- hand-over --------------------------------------------------------------------------------------------------------
 
 
 def nothing(z, t, condition):
@@ -384,7 +384,7 @@ def test_hand_overs_chain_and_each_may_be_a_group():
         hand_over([groups[0], HandOver(groups[1].members, until=800), groups[2]], scheduler, steps=12, seeds=[1])
 
 
-# --- real pipelines -------------------------------------------------------------------------------------------------------------
+# --- real pipelines ---------------------------------------------------------------------------------------------------
 
 
 def test_sdxl_and_sd_pipelines_of_different_autoencoders_draw_together(tiny_sd, tiny_sdxl):

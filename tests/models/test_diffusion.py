@@ -38,7 +38,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-# --- schedules ------------------------------------------------------------------------------------------------------------------
+# --- schedules --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -80,7 +80,7 @@ def test_a_flow_matching_scheduler_is_refused():
         NoiseSchedule.from_config(FlowMatchEulerDiscreteScheduler().config)
 
 
-# --- parameterisations ----------------------------------------------------------------------------------------------------------
+# --- parameterisations ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("t", [0, 1, 500, 998, 999])
@@ -129,7 +129,7 @@ def test_min_snr_weights():
     assert min_snr_weight(snr, 5, "sample").tolist() == pytest.approx([0, 0.5, 5, 5])
 
 
-# --- guidance -------------------------------------------------------------------------------------------------------------------
+# --- guidance ---------------------------------------------------------------------------------------------------------
 
 
 def test_style_guidance_is_the_papers_formula():
@@ -173,7 +173,7 @@ def test_dropping_conditions_leaves_what_is_not_named():
     assert dropped["size"] is condition["size"]
 
 
-# --- loss -----------------------------------------------------------------------------------------------------------------------
+# --- loss -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -233,7 +233,7 @@ def test_seeded_noise_is_diffusers_own():
     assert torch.equal(seeded_start([3, 4], (4, 8, 8))[0], seeded_noise([3, 4], (4, 8, 8)))
 
 
-# --- sampling = diffusers' pipelines --------------------------------------------------------------------------------------------
+# --- sampling = diffusers' pipelines ----------------------------------------------------------------------------------
 
 
 def ours(pipe, scheduler, prompts, seeds, steps, scale, hints=None, controls=()):

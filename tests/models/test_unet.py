@@ -42,7 +42,7 @@ def inputs():
     return z, torch.tensor(400), {"text": text}
 
 
-# --- shapes and cost ------------------------------------------------------------------------------------------------------------
+# --- shapes and cost --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_wrong_shapes_and_conditions_are_named(tiny, inputs):
         call_unet(tiny, z, t, condition | {"hint.pose": z})
 
 
-# --- attention ------------------------------------------------------------------------------------------------------------------
+# --- attention --------------------------------------------------------------------------------------------------------
 
 
 def captured_softmax(unet, name, z, t, condition):
@@ -200,7 +200,7 @@ def test_heatmaps_of_words_also_for_odd_sizes(tiny, inputs):
         token_heatmaps(maps, (12, 10), (60, 40))
 
 
-# --- control branches -----------------------------------------------------------------------------------------------------------
+# --- control branches -------------------------------------------------------------------------------------------------
 
 
 def test_an_untrained_branch_changes_nothing_and_a_trained_one_does(tiny, inputs):
@@ -254,7 +254,7 @@ def test_wrong_controls_are_named(tiny, inputs):
         ControlledUNet(tiny, {"pose": control_branch(tiny, factor=4)}, {"edge": 1.0})
 
 
-# --- latent spaces --------------------------------------------------------------------------------------------------------------
+# --- latent spaces ----------------------------------------------------------------------------------------------------
 
 
 def test_the_small_autoencoder_is_small_and_opens_with_diffusers(tmp_path):
