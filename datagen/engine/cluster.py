@@ -7,6 +7,7 @@ and the output folder under the same path.
 import contextlib
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,14 +43,13 @@ def _cluster(workers: int) -> Iterator[Any]:
         yield ray
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        ray.init(num_cpus=workers, include_dashboard=False, **quiet)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
+    with contextlib.redirect_stdout(sys.stderr):  # ray prints what its daemons say to stdout, which is for results
+        ray.init(**quiet, **local)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 class _Board:

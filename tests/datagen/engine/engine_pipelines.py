@@ -3,6 +3,7 @@
 Worker processes take over `sys.path` of the process that spawned them; `conftest.py` puts this folder on it.
 """
 
+import hashlib
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+
 from lt.datagen.engine.stage import Pipeline, SampleStage, model_time, rng_for
 from lt.datagen.shards import Reject, Sample, SampleError
 
@@ -115,3 +117,29 @@ def tiny(tasks: int = 4, size: int = 12, of: int = 5, seconds: float = 0.0, seed
 
 def troubled(kind: str, mark: str = "", tasks: int = 4) -> Pipeline:
     return Pipeline("troubled", Numbers(tasks), (Trouble(kind, mark=mark), NoMultiples()))
+
+
+def digests(out: Path) -> dict[str, str]:
+    """Names and sha256 of all shards in a folder, from their bytes."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.glob("*.tar"))}
+
+
+def script(pipeline: str, out: Path, workers: int = 2) -> str:
+    """Code for `python -c` that runs `pipeline`; prints how many tasks it has done, from the first sample on."""
+    return f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from engine_pipelines import *
+from lt.datagen.engine.run import run_pipeline
+
+def show(state):
+    if state.stages:
+        print(state.done, flush=True)
+
+if __name__ == "__main__":
+    try:
+        run_pipeline({pipeline}, {str(out)!r}, workers={workers}, on_progress=show)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        sys.exit(1)
+"""

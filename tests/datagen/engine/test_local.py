@@ -1,0 +1,141 @@
+"""Worker processes: what dies, hangs, prints or cannot start, and Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from engine_pipelines import Numbers, digests, script, tiny, troubled
+
+from lt.datagen.engine.local import _child_settings
+from lt.datagen.engine.run import run_pipeline
+from lt.datagen.engine.stage import Pipeline, SampleStage
+from lt.datagen.shards import LtError, Reject, Sample
+from lt.datagen.shards.manifest import MANIFEST, Manifest
+from lt.datagen.shards.storage import TEMP_MARK
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def test_workers_make_the_same_bytes_as_this_process(out, tmp_path):
+    states: list[tuple[int, int]] = []
+    report = run_pipeline(tiny(), out, workers=2, on_progress=lambda state: states.append((state.done, state.running)))
+    alone = run_pipeline(tiny(), tmp_path / "alone", workers=0)
+    assert digests(out) == digests(tmp_path / "alone") and len(digests(out)) == 4
+    assert [(s.name, s.kept, s.rejected) for s in report.stages] == [(s.name, s.kept, s.rejected) for s in alone.stages]
+    assert states[-1] == (4, 0) and max(running for _, running in states) == 2
+
+
+@pytest.mark.parametrize("kind", ["exit", "kill", "bug"])
+def test_trouble_once_costs_a_retry(out, tmp_path, kind):
+    report = run_pipeline(troubled(kind, str(tmp_path / "mark")), out, workers=2)
+    assert report.exit_code == 0 and report.complete and report.done == 4
+    assert report.stages[0].kept + sum(report.stages[0].rejected.values()) == 48  # the lost attempt is not counted
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "trace"),
+    [
+        ("exit", "its worker died (exit code 3)", "a word before the end"),
+        ("kill", "its worker died (SIGKILL, perhaps for lack of memory)", "a word before the end"),
+        ("bug", "ValueError: a bug in a stage", 'raise ValueError("a bug in a stage")'),
+    ],
+)
+def test_trouble_always_costs_the_task_and_no_other(out, kind, error, trace, capfd):
+    report = run_pipeline(troubled(kind), out, workers=2)
+    assert report.exit_code == 1 and report.done == 3
+    (failed,) = report.failed
+    assert failed.task == 0 and failed.error == error and trace in failed.trace
+    assert sorted(digests(out)) == [f"shard-{number:06d}.tar" for number in (1, 2, 3)]
+    assert not Manifest.load(out / MANIFEST).complete and not list(out.glob(f"*{TEMP_MARK}*"))
+    assert capfd.readouterr() == ("", "")  # what workers print does not reach the terminal
+
+
+@pytest.mark.slow
+def test_a_hanging_worker_is_killed(out, tmp_path):
+    once = run_pipeline(troubled("hang", str(tmp_path / "mark")), out, workers=2, stall_seconds=10)
+    assert once.exit_code == 0 and once.done == 4
+    always = run_pipeline(troubled("hang", tasks=2), tmp_path / "always", workers=1, stall_seconds=8)
+    assert always.done == 1 and "showed no progress for 8 seconds" in always.failed[0].error
+
+
+def test_a_pipeline_that_cannot_be_sent_is_refused(out):
+    @dataclass(frozen=True)
+    class Inner(SampleStage):
+        name: ClassVar[str] = "inner"
+
+    with pytest.raises(LtError, match="cannot be sent to worker processes") as refusal:
+        run_pipeline(Pipeline("local", Numbers(), (Inner(),)), out, workers=1)
+    assert "--workers 0" in refusal.value.hint
+
+
+@dataclass(frozen=True)
+class OnlyHere(SampleStage):
+    """Lives in a module that workers cannot import."""
+
+    name: ClassVar[str] = "only-here"
+
+    def process(self, sample: Sample) -> Sample | Reject:
+        return sample
+
+
+def test_workers_that_cannot_start_are_reported_with_their_last_words(out):
+    with pytest.raises(LtError, match="A worker process cannot start: worker died") as refusal:
+        run_pipeline(Pipeline("unknown", Numbers(), (OnlyHere(),)), out, workers=2)
+    assert "ModuleNotFoundError" in refusal.value.message
+
+
+def test_workers_compute_with_one_thread(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("MKL_NUM_THREADS", "3")
+    with _child_settings():
+        assert os.environ["OMP_NUM_THREADS"] == "1" and os.environ["MKL_NUM_THREADS"] == "3"
+    assert "OMP_NUM_THREADS" not in os.environ and os.environ["MKL_NUM_THREADS"] == "3"
+
+
+def start(out: Path, seconds: float = 0.2) -> subprocess.Popen:
+    """A run with two workers in a process group of its own; returns after its first sign of progress."""
+    code = script(f"tiny(tasks=8, seconds={seconds})", out)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "0\n"
+    return process
+
+
+def wait_until_all_are_gone(group: int) -> None:
+    """Until no process of the group is left; fails after ten seconds."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("processes are left")
+
+
+def test_ctrl_c_stops_at_once_and_cleanly(out):
+    process = start(out)
+    os.killpg(process.pid, signal.SIGINT)
+    asked = time.monotonic()
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - asked < 10 and process.returncode == 1
+    assert errors == "Stopped.\n"  # no traceback, from no process
+    wait_until_all_are_gone(process.pid)
+    assert not list(out.glob(f"*{TEMP_MARK}*")) and not (out / ".lock").exists()
+
+
+def test_workers_end_when_their_supervisor_is_killed(out):
+    process = start(out)
+    process.kill()
+    process.wait()
+    wait_until_all_are_gone(process.pid)

@@ -1,0 +1,67 @@
+"""One run at a time writes into a folder."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from engine_pipelines import tiny
+
+from lt.datagen.engine.lock import LOCK, _acquire, directory_lock
+from lt.datagen.engine.run import run_pipeline
+from lt.datagen.shards import LtError
+from lt.datagen.shards.errors import OutputError
+
+
+def test_the_second_of_two_runs_is_refused_and_told_who_is_first(tmp_path: Path):
+    with directory_lock(tmp_path), pytest.raises(LtError) as refusal:
+        run_pipeline(tiny(), tmp_path, workers=0)
+    message = refusal.value.message
+    assert f"Another run is writing into {tmp_path}: process {os.getpid()} on {socket.gethostname()} since 2" in message
+    assert run_pipeline(tiny(), tmp_path, workers=0).complete
+
+
+def test_a_stale_lock_is_taken_over(tmp_path: Path):
+    stale = {"pid": 1, "host": socket.gethostname(), "since": "2020-01-01T00:00:00+00:00"}  # alive, but holds no lock
+    (tmp_path / LOCK).write_text(json.dumps(stale))
+    with directory_lock(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_lock_file_without_a_name_is_still_a_lock(tmp_path: Path):
+    with directory_lock(tmp_path):
+        (tmp_path / LOCK).write_text("")
+        with pytest.raises(LtError, match="it started this moment"), directory_lock(tmp_path):
+            pass
+
+
+def test_a_lock_on_a_file_that_its_holder_has_just_removed_is_no_lock(tmp_path: Path, monkeypatch):
+    """The holder removes the file between our opening and our locking it: we must lock the new file, not the old."""
+    path = tmp_path / LOCK
+    real, opened = os.open, []
+
+    def open_and_remove(*args):
+        opened.append(real(*args))
+        if len(opened) == 1:
+            path.unlink()
+        return opened[-1]
+
+    monkeypatch.setattr(os, "open", open_and_remove)
+    descriptor = _acquire(path)
+    assert len(opened) == 2 and os.path.samestat(os.fstat(descriptor), path.stat())
+    os.close(descriptor)
+
+
+def test_an_error_inside_the_block_frees_the_folder_and_stays_what_it_is(tmp_path: Path):
+    with pytest.raises(FileNotFoundError), directory_lock(tmp_path):
+        (tmp_path / "missing").read_bytes()
+    with directory_lock(tmp_path):
+        pass
+
+
+def test_a_file_where_the_folder_should_be_is_an_output_error(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="Cannot write"), directory_lock(tmp_path / "file"):
+        pass
