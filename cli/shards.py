@@ -38,15 +38,15 @@ def _print_info(found: "Info") -> None:
     state = {True: "complete", False: "not complete: run its command again", None: ""}[found.complete]
     kind = (found.pipeline or "shards of lt without manifest") if found.ours else "foreign shards"
     print(f"{found.where}: {kind}{', ' if state else ''}{state}")
-    print(f"{found.samples:,} samples in {found.shards:,} shards, {_size(found.bytes)}, digest {found.digest[:12]}")
+    print(f"{_amount(found.samples, found.shards)}, {_size(found.bytes)}, digest {found.digest[:12]}")
     if found.code_version:
-        tolerance = "exact" if found.tolerance is None else f"recomposition error up to {found.tolerance:g}"
+        tolerance = f"recomposition error up to {found.tolerance:g}" if found.tolerance else "exact"
         print(f"made by lt {found.code_version}; layers: {tolerance}")
     for licence in found.licences:
         print(f"licence: {licence}")
-    rows = [[f.name, f.samples, _size(f.bytes), _size(f.bytes // max(f.samples, 1)), "" if f.known else "not ours"]
+    rows = [[f.name, f.samples, _size(f.bytes), _size(f.bytes // max(f.samples, 1)), "yes" if f.known else "no"]
             for f in found.fields]  # fmt: skip
-    print_table(["field", "samples", "bytes", "mean", ""], rows)
+    print_table(["field", "samples", "bytes", "mean", "in the vocabulary"], rows)
     if found.stages:
         print_table(
             ["stage", "kept", "rejected", "seconds", "in models"],
@@ -153,7 +153,7 @@ def _print_report(report: "Report", limit: int) -> None:
     rate = f"{_size(int(report.bytes / report.seconds))}/s" if report.seconds else ""
     looked = "decoded" if report.decoded else "bytes only"
     verdict = "good" if report.is_good else f"{len(report.findings):,} findings"
-    size = f"{report.samples:,} samples in {report.shards:,} shards, {_size(report.bytes)}"
+    size = f"{_amount(report.samples, report.shards)}, {_size(report.bytes)}"
     print(f"{report.where}: {verdict} ({size}, {looked}, {report.seconds:.1f} s, {rate}).")
 
 
@@ -238,9 +238,13 @@ def reshard(
     if as_json:
         print_json(asdict(done))
     elif not done.made:
-        note(f"Nothing to do: {done.out} is complete ({done.samples:,} samples in {done.shards:,} shards).")
+        note(f"Nothing to do: {done.out} is complete ({_amount(done.samples, done.shards)}).")
     else:
-        note(f"{done.out}: {done.samples:,} samples in {done.shards:,} shards, {done.made:,} of them written now.")
+        note(f"{done.out}: {_amount(done.samples, done.shards)}, {done.made:,} of them written now.")
+
+
+def _amount(samples: int, shards: int) -> str:
+    return f"{samples:,} sample{'s' * (samples != 1)} in {shards:,} shard{'s' * (shards != 1)}"
 
 
 def _size(count: int) -> str:

@@ -3,7 +3,6 @@
 Foreign folders are never written to: img2dataset, for one, stops working when it meets a json file that is not its own.
 """
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterable
@@ -38,11 +37,23 @@ def load_index(shard: Location) -> ShardIndex:
     Raises:
         ShardError: the sidecar is damaged, or the shard cannot be read.
     """
+    return index_of(shard)[0]
+
+
+def index_of(shard: Location, refresh: bool = False) -> tuple[ShardIndex, str]:
+    """The index of a shard and where it is kept: sidecar, cache file, or "" if nowhere. `refresh` scans a foreign one anew."""
     sidecar = shard.with_suffix(".json")
     if (data := sidecar.read_if_present()) and is_ours(data):
         document = parse_document(Sidecar, data, str(sidecar))
-        return ShardIndex({key: dict(places) for key, places in document.index.items()}, sidecar=document)
-    return _cached_scan(shard)
+        return ShardIndex({key: dict(places) for key, places in document.index.items()}, sidecar=document), str(sidecar)
+    path = _cache_path(shard)
+    index = None if refresh or path is None else _cached(path)
+    if index is None:
+        with shard.open() as file:
+            index = scan_index(file, shard.stat()[0])
+        if path is None or not _keep(index, path):
+            return index, ""
+    return index, str(path)
 
 
 def scan_index(file: BinaryIO, size: int) -> ShardIndex:
@@ -96,33 +107,30 @@ def is_ours(data: bytes) -> bool:
     return any(mark in data[:200] for mark in (b'"schema_version":', b'"shard":', b'"pipeline":'))
 
 
-def cache_path(shard: Location) -> Path | None:
+def _cache_path(shard: Location) -> Path | None:
     """Where the index of a foreign shard is kept; None if its store tells no time or tag of change (it could be stale)."""
     size, stamp = shard.stat()
     name = digest_of([_FORMAT, shard.absolute, size, stamp])[:32]
     return lt_home() / "index" / f"{name}.json" if stamp else None
 
 
-def scan_and_cache(shard: Location) -> ShardIndex:
-    """Scan a foreign shard anew and keep its index in the user's cache, if that can be written."""
-    size, _ = shard.stat()
-    with shard.open() as file:
-        index = scan_index(file, size)
-    if path := cache_path(shard):
-        body = _to_json(index)
-        with contextlib.suppress(LtError), atomic_file(path, durable=False) as out:
+def _cached(path: Path) -> ShardIndex | None:
+    try:
+        digest, _, body = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    return _from_json(json.loads(body)) if hashlib.sha256(body).hexdigest().encode() == digest else None
+
+
+def _keep(index: ShardIndex, path: Path) -> bool:
+    """Write an index into the cache; False if that cannot be written."""
+    body = _to_json(index)
+    try:
+        with atomic_file(path, durable=False) as out:
             out.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-    return index
-
-
-def _cached_scan(shard: Location) -> ShardIndex:
-    path = cache_path(shard)
-    if path is not None:
-        with contextlib.suppress(OSError):
-            digest, _, body = path.read_bytes().partition(b"\n")
-            if hashlib.sha256(body).hexdigest().encode() == digest:
-                return _from_json(json.loads(body))
-    return scan_and_cache(shard)
+    except LtError:
+        return False
+    return True
 
 
 def _to_json(index: ShardIndex) -> bytes:

@@ -22,6 +22,7 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 _DIGEST = '"digest":"'
 SHARD_NAME = re.compile(r"shard-(\d{6})\.tar")
+REJECTS_NAME = re.compile(r"rejects-(\d{6})\.parquet")
 
 
 def shard_name(number: int) -> str:
@@ -30,6 +31,11 @@ def shard_name(number: int) -> str:
 
 def rejects_name(number: int) -> str:
     return f"rejects-{number:06d}.parquet"
+
+
+def rejects_beside(shard: str) -> str:
+    """The name of the file with a shard's rejects: `rejects-000000.parquet` for `shard-000000.tar`."""
+    return f"rejects-{shard.removeprefix('shard-').removesuffix('.tar')}.parquet"
 
 
 class _Document(BaseModel):

@@ -10,7 +10,7 @@ from zlib import crc32
 
 from lt.datagen.shards.errors import ShardError
 from lt.datagen.shards.index import Places, ShardIndex, is_ours, load_index
-from lt.datagen.shards.manifest import MANIFEST, Manifest, parse_document
+from lt.datagen.shards.manifest import MANIFEST, REJECTS_NAME, Manifest, parse_document, rejects_beside
 from lt.datagen.shards.remote import Location
 from lt.datagen.shards.sample import Reject, Sample
 
@@ -162,6 +162,28 @@ class Shards:
 
     def __str__(self) -> str:
         return str(self.root or "these shards")
+
+    def rejects(self, key: str | None = None) -> Iterator[tuple[str, Reject]]:
+        """(name of the rejects file, reject) of all that was dropped on the way, or only of one key.
+
+        Raises:
+            LtError: a rejects file is damaged.
+        """
+        from lt.datagen.shards.writer import read_rejects
+
+        for location in self._reject_files():
+            for reject in read_rejects(location, key):
+                yield location.name, reject
+
+    def _reject_files(self) -> list[Location]:
+        if self.root is not None and not self.root.name.endswith(".tar"):
+            return [self.root / name for name in self.root.list_names() if REJECTS_NAME.fullmatch(name)]
+        found = []
+        for shard in self.shards:
+            sidecar = shard.index.sidecar
+            if sidecar is not None and sidecar.rejected:
+                found.append(shard.location.sibling(rejects_beside(shard.name)))
+        return found
 
     def digest(self) -> str:
         """sha256 over names and contents' digests: what checkpoints and numbers store as their data.

@@ -37,6 +37,9 @@ class Location:
     def __truediv__(self, name: str) -> "Location":
         return Location(f"{self.url.rstrip('/')}/{name}")
 
+    def sibling(self, name: str) -> "Location":
+        return Location(self.url.removesuffix(self.name) + name)
+
     def with_suffix(self, suffix: str) -> "Location":
         return Location(self.url.removesuffix(".tar") + suffix)
 

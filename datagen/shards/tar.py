@@ -70,6 +70,11 @@ def header(name: str, size: int) -> bytes:
     return _block(raw, size, b"0")
 
 
+def footprint(name: str, size: int) -> int:
+    """Bytes that a file takes in an archive, with its header and padding."""
+    return len(header(name, 0)) + _next(0, size)
+
+
 def padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % BLOCK)
 

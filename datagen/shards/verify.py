@@ -22,12 +22,20 @@ from lt.datagen.shards import codec, tar
 from lt.datagen.shards.contents import content_problems
 from lt.datagen.shards.errors import LtError, SampleError, ShardError
 from lt.datagen.shards.index import Places, ShardIndex, is_ours, load_index, scan_index
-from lt.datagen.shards.manifest import MANIFEST, SHARD_NAME, Manifest, ShardEntry, Sidecar, parse_document
+from lt.datagen.shards.manifest import (
+    MANIFEST,
+    SHARD_NAME,
+    Manifest,
+    ShardEntry,
+    Sidecar,
+    parse_document,
+    rejects_beside,
+)
 from lt.datagen.shards.reader import open_shards, span
 from lt.datagen.shards.remote import Location
 from lt.datagen.shards.sample import MAX_KEY_BYTES, Sample, check_key, is_layer
 from lt.datagen.shards.storage import TEMP_MARK
-from lt.datagen.shards.writer import read_rejects, rejects_path_of
+from lt.datagen.shards.writer import read_rejects
 
 _WINDOW = 4 * 2**20
 
@@ -198,7 +206,7 @@ def _manifest_findings(root: Location, manifest: Manifest, names: list[str]) -> 
             fields.update(sidecar.fields)
             rejected += sidecar.rejected
             if sidecar.rejected:
-                rejects = rejects_path_of(Location(name).path.with_suffix(".tar")).name
+                rejects = rejects_beside(name.removesuffix(".json"))
                 expected_rejects.add(rejects)
                 yield from _rejects_findings(root / rejects, sidecar)
     for name in names:
@@ -225,9 +233,9 @@ def _rejects_findings(location: Location, sidecar: Sidecar) -> Iterator[Finding]
         yield Finding(location.name, "", "missing-rejects", f"the sidecar tells of {sidecar.rejected} rejects")
     elif sidecar.rejects_sha256 and hashlib.sha256(data).hexdigest() != sidecar.rejects_sha256:
         yield Finding(location.name, "", "damaged-rejects", "the sha256 is not that of the sidecar")
-    elif location.is_local:
+    else:
         try:
-            yield from _differences(location.name, ("rejects", sidecar.rejected, len(read_rejects(location.path))))
+            yield from _differences(location.name, ("rejects", sidecar.rejected, len(read_rejects(location))))
         except LtError as error:
             yield Finding(location.name, "", "damaged-rejects", error.message)
 

@@ -14,7 +14,8 @@ from typing import IO, Self
 
 from lt.datagen.shards import tar
 from lt.datagen.shards.errors import LtError, SampleError
-from lt.datagen.shards.manifest import Sidecar, StageFigures
+from lt.datagen.shards.manifest import Sidecar, StageFigures, rejects_beside
+from lt.datagen.shards.remote import Location
 from lt.datagen.shards.sample import Reject, Sample, check_field, check_key
 from lt.datagen.shards.storage import TEMP_MARK, atomic_file, digest_of_file, write_error
 
@@ -125,7 +126,7 @@ class ShardWriter:
             self._file.close()
         except OSError as error:
             raise write_error(self.path, error) from error
-        sidecar_path, rejects_path = self.path.with_suffix(".json"), rejects_path_of(self.path)
+        sidecar_path, rejects_path = self.path.with_suffix(".json"), self.path.with_name(rejects_beside(self.path.name))
         try:
             sidecar_path.unlink(missing_ok=True)  # an older sidecar must never stand beside new files
             rejects_path.unlink(missing_ok=True)
@@ -155,11 +156,6 @@ class ShardWriter:
         self.sidecar.save(sidecar_path, durable=self._durable)
 
 
-def rejects_path_of(shard: Path) -> Path:
-    """Where the rejects of a shard lie: `rejects-000000.parquet` beside `shard-000000.tar`."""
-    return shard.with_name("rejects-" + shard.stem.removeprefix("shard-") + ".parquet")
-
-
 def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:
     """Write rejects as parquet: key, stage, reason, figure, detail, meta (json text)."""
     import pyarrow as pa
@@ -182,13 +178,16 @@ def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:
         pq.write_table(table, file)
 
 
-def read_rejects(path: Path) -> list[Reject]:
-    """Read what `write_rejects` wrote. Raises LtError if the file is damaged."""
+def read_rejects(path: Path | Location, key: str | None = None) -> list[Reject]:
+    """Read what `write_rejects` wrote, or only the rows of one key. Raises LtError if the file is damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    location = path if isinstance(path, Location) else Location(str(path))
     try:
-        rows = pq.read_table(path).to_pylist()
+        only = None if key is None else [("key", "=", _clean(key))]
+        with location.open() as file:
+            rows = pq.read_table(file, filters=only).to_pylist()
         return [Reject(**{**row, "meta": json.loads(row["meta"])}) for row in rows]
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         raise LtError(

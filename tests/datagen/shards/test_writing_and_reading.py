@@ -14,7 +14,7 @@ from PIL import Image
 from lt.datagen.shards import LtError, Reject, Sample, SampleError, ShardError, ShardWriter, codec, open_shards
 from lt.datagen.shards.manifest import Manifest, Sidecar, shard_name
 from lt.datagen.shards.sample import check_field, check_key, safe_key
-from lt.datagen.shards.writer import read_rejects, rejects_path_of
+from lt.datagen.shards.writer import read_rejects
 
 keys = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_\-+=@,]{0,20}(/[a-z0-9]{1,8})?", fullmatch=True)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -126,7 +126,7 @@ def test_a_sample_that_cannot_be_written_is_counted_and_named(tmp_path, sample, 
     good = [Sample(f"good{n}", {"txt": "x"}) for n in range(2)]
     sidecar = write(tmp_path / "out", [good[0], sample, good[1]])
     assert (sidecar.count, sidecar.rejected) == (2, 1)
-    [reject] = read_rejects(rejects_path_of(tmp_path / "out" / shard_name(0)))
+    [reject] = read_rejects(tmp_path / "out" / "rejects-000000.parquet")
     assert (reject.reason, reject.stage) == (reason, "write")
     assert list(open_shards(tmp_path / "out").keys()) == ["good0", "good1"]
     assert os.listdir(tmp_path) == ["out"] and len(os.listdir(tmp_path / "out")) == 3

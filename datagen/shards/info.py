@@ -1,0 +1,97 @@
+"""What a folder of shards is: how it was made, what it holds, what was dropped and why."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from lt.datagen.shards.manifest import StageFigures, add_stage_figures
+from lt.datagen.shards.reader import Shards, open_shards
+from lt.datagen.shards.sample import is_known_field
+
+
+@dataclass(slots=True)
+class FieldFigures:
+    """One field over all samples. `known` is False for names outside our vocabulary."""
+
+    name: str
+    samples: int
+    bytes: int
+    known: bool
+
+
+@dataclass(slots=True)
+class Info:
+    """The figures of a set. What only our manifest states (pipeline, settings ...) is empty for foreign shards.
+
+    `problems` counts by reason what readers refuse to pass on; `bytes` are those of the tars.
+    """
+
+    where: str
+    ours: bool
+    pipeline: str
+    complete: bool | None
+    shards: int
+    samples: int
+    bytes: int
+    digest: str
+    fields: list[FieldFigures]
+    stages: list[StageFigures]
+    rejected: dict[str, int]
+    problems: dict[str, int]
+    licences: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    inputs: list[str] = field(default_factory=list)
+    code_version: str = ""
+    tolerance: float | None = None
+
+
+def describe(where: str) -> Info:
+    """Look at all indexes of a set (the tars themselves are read only where a foreign one has no cached index).
+
+    Raises:
+        ShardError: nothing is there, or a sidecar or manifest is damaged.
+    """
+    shards = open_shards(where)
+    manifest = shards.manifest
+    counts: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    problems: Counter[str] = Counter()
+    for shard in shards.shards:
+        problems.update(problem.reason for problem in shard.index.problems)
+        for places in shard.index.samples.values():
+            counts.update(places.keys())
+            for name, (_, size, _) in places.items():
+                sizes[name] += size
+    stages, rejected = _figures(shards)
+    info = Info(
+        where=str(where),
+        ours=manifest is not None or any(shard.index.sidecar for shard in shards.shards),
+        pipeline=manifest.pipeline if manifest else "",
+        complete=manifest.complete if manifest else None,
+        shards=len(shards.shards),
+        samples=len(shards),
+        bytes=sum(shard.location.stat()[0] for shard in shards.shards),
+        digest=shards.digest(),
+        fields=[FieldFigures(name, counts[name], sizes[name], is_known_field(name)) for name in sorted(counts)],
+        stages=stages,
+        rejected=rejected,
+        problems=dict(problems.most_common()),
+    )
+    if manifest is not None:
+        info.licences, info.settings, info.inputs = manifest.licences, manifest.settings, manifest.inputs
+        info.code_version, info.tolerance = manifest.code_version, manifest.tolerance
+    return info
+
+
+def _figures(shards: Shards) -> tuple[list[StageFigures], dict[str, int]]:
+    """Stages and rejects from the manifest; while a run is unfinished, from the shards that are there."""
+    if shards.manifest is not None and shards.manifest.complete:
+        return shards.manifest.stages, shards.manifest.rejected
+    stages: list[StageFigures] = []
+    for shard in shards.shards:
+        if shard.index.sidecar is not None:
+            stages = add_stage_figures(stages, shard.index.sidecar.stages)
+    rejected: Counter[str] = Counter()
+    for figures in stages:
+        rejected.update(figures.rejected)
+    return stages, dict(rejected.most_common())
