@@ -92,7 +92,7 @@ def render(state: "RunState") -> "RenderableType":
 
     ended = state.resumed + state.done + len(state.failed)
     foot = Table.grid(padding=(0, 1))
-    foot.add_row(ProgressBar(max(state.tasks, 1), ended, width=24), Text(_how_far(state, ended)))
+    foot.add_row(ProgressBar(max(state.tasks, 1), ended, width=16), Text(_how_far(state, ended)))
     return Group(_stage_table(state.stages), foot)
 
 
@@ -123,5 +123,5 @@ def _how_far(state: "RunState", ended: int) -> str:
         parts.append(f"{state.stages[-1].kept / state.seconds:,.1f} samples/s")
     left = state.seconds_left
     clock = timedelta(seconds=round(state.seconds))
-    parts.append(f"{clock} gone" + ("" if left is None else f", about {timedelta(seconds=round(left))} left"))
+    parts.append(f"{clock} gone" + ("" if left is None else f", {timedelta(seconds=round(left))} left"))
     return " · ".join(parts)

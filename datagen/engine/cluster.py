@@ -39,17 +39,17 @@ def _cluster(workers: int) -> Iterator[Any]:
         import ray
     except ImportError:
         raise LtError("--engine ray needs the package ray.", "pip install 'lt-toolkit[ray]'") from None
-    if ray.is_initialized():
-        yield ray
-        return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
+    is_ours = not ray.is_initialized()
     with contextlib.redirect_stdout(sys.stderr):  # ray prints what its daemons say to stdout, which is for results
-        ray.init(**quiet, **local)
+        if is_ours:
+            ray.init(**quiet, **local)
         try:
             yield ray
         finally:
-            ray.shutdown()
+            if is_ours:
+                ray.shutdown()
 
 
 class _Board:

@@ -135,4 +135,4 @@ def test_the_table_shows_stages_and_how_far_the_run_is():
     }
     assert rows["coco"] == ["90", "2.0", "50", "", "missing-file 10"]
     assert rows["[bold]matte"] == ["90", "45.0", "2", "20%"]  # names are text, not markup
-    assert "6/10 tasks · 2 done before · 1 failed · 1.5 samples/s · 0:01:00 gone, about 0:01:00 left" in text
+    assert "6/10 tasks · 2 done before · 1 failed · 1.5 samples/s · 0:01:00 gone, 0:01:00 left" in text

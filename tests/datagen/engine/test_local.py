@@ -123,8 +123,10 @@ def wait_until_all_are_gone(group: int) -> None:
     pytest.fail("processes are left")
 
 
-def test_ctrl_c_stops_at_once_and_cleanly(out):
+def test_a_second_run_is_refused_and_ctrl_c_stops_the_first_cleanly(out):
     process = start(out)
+    with pytest.raises(LtError, match=f"Another run is writing into .*: process {process.pid} on "):
+        run_pipeline(tiny(tasks=8, seconds=0.2), out, workers=0)
     os.killpg(process.pid, signal.SIGINT)
     asked = time.monotonic()
     _, errors = process.communicate(timeout=30)
