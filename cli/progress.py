@@ -27,12 +27,16 @@ def run_with_table(pipeline: "Pipeline", out: Path, workers: int, engine: str, a
     """Run `pipeline` into `out` under a live table and say how it ended.
 
     Raises:
-        typer.Exit: with code 1, after the report, if tasks have failed.
+        typer.Exit: with code 1, after a word on how to go on, if tasks have failed or Ctrl-C was pressed.
     """
     from lt.datagen.engine.run import run_pipeline
 
-    with _live_table() as show:
-        report = run_pipeline(pipeline, out, workers=workers, engine=engine, on_progress=show)
+    try:
+        with _live_table() as show:
+            report = run_pipeline(pipeline, out, workers=workers, engine=engine, on_progress=show)
+    except KeyboardInterrupt:  # typer would only say "Aborted"
+        note(f"Stopped. {out} keeps what is finished; the same command again continues.")
+        raise typer.Exit(1) from None
     note(summary(report, out))
     if as_json:
         print_json(report.model_dump(mode="json"))
@@ -45,12 +49,16 @@ def summary(report: "RunReport", out: Path) -> str:
     """What a run came to, in one line; in several if tasks have failed."""
     if report.failed:
         return _failures(report, out)
-    size = f"{report.count:,} samples in {report.shards:,} shards"
+    size = f"{_many(report.count, 'sample')} in {_many(report.shards, 'shard')}"
     if report.nothing_to_do:
         return f"Nothing to do: {out} is complete ({size})."
     rejected = f"; rejected: {reasons(report.rejected)}" if report.rejected else ""
     before = f", {report.resumed} of {report.tasks} tasks were done before" if report.resumed else ""
     return f"{out}: {size}, {report.bytes / 1e6:,.1f} MB{rejected} ({report.seconds:,.1f} s{before})."
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def _failures(report: "RunReport", out: Path) -> str:

@@ -43,6 +43,12 @@ class Words:
         yield Reject(f"v{split}", "too-small")
 
 
+class Interrupted(Words):
+    def read(self, split):
+        yield Sample(f"w{split}", {"txt": "word"})
+        raise KeyboardInterrupt
+
+
 def report(**changes) -> RunReport:
     values = {
         "pipeline": "words",
@@ -99,6 +105,20 @@ def test_the_last_line_says_what_there_is():
     )
     assert summary(report(resumed=1, done=1, rejected={}), Path("data/w")) == (
         "data/w: 1,234 samples in 2 shards, 5.6 MB (7.2 s, 1 of 2 tasks were done before)."
+    )
+
+    assert (
+        summary(report(count=1, shards=1, done=0), Path("w")) == "Nothing to do: w is complete (1 sample in 1 shard)."
+    )
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, capsys):
+    with pytest.raises(typer.Exit) as end:
+        run_with_table(Pipeline("words", Interrupted()), tmp_path / "out", workers=0, engine="local", as_json=True)
+    assert end.value.exit_code == 1
+    assert capsys.readouterr() == (
+        "",
+        f"Stopped. {tmp_path / 'out'} keeps what is finished; the same command again continues.\n",
     )
 
 
