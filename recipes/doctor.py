@@ -39,7 +39,7 @@ class Report:
 
 def examine() -> Report:
     """Look at everything. Takes a few seconds where torch is installed, since only torch knows the devices."""
-    return Report([*machine(), *devices(), *extras(), *backends(), *data_sets()])
+    return Report([*machine(), *devices(), *extras(), *backends(), *weights(), *data_sets()])
 
 
 def machine() -> list[Finding]:
@@ -129,6 +129,30 @@ def _backend(backend: "Backend") -> Finding:
     return Finding("backend", name, "ok", backend.note)
 
 
+def weights() -> list[Finding]:
+    """Weights on this machine: the miniatures that ship with lt, and models in the hub's cache."""
+    shipped = sorted(Path(__file__).parent.glob("*/weights/*.safetensors"))
+    found = [
+        Finding("weights", path.parent.parent.name, "ok", f"{path.stem}, {_megabytes(path)}, ships with lt")
+        for path in shipped
+    ]
+    try:
+        from huggingface_hub import scan_cache_dir
+        from huggingface_hub.errors import CacheNotFound
+    except ImportError:
+        return [*found, Finding("weights", "hub", "missing", "the hub's client is not installed", _install("experts"))]
+    try:
+        models = [repo for repo in scan_cache_dir().repos if repo.repo_type == "model"]
+    except CacheNotFound:
+        models = []
+    if not models:
+        return [
+            *found,
+            Finding("weights", "hub", "note", "no model in the hub's cache", "hf download facebook/sam-vit-base"),
+        ]
+    return found + [Finding("weights", repo.repo_id, "ok", f"{repo.size_on_disk / 1e6:,.0f} MB") for repo in models]
+
+
 def data_sets() -> list[Finding]:
     """Data sets that commands look for when none is named."""
     from lt.datagen.shards.manifest import MANIFEST
@@ -139,6 +163,10 @@ def data_sets() -> list[Finding]:
     if not Path("data/coco/annotations").is_dir():
         found.append(Finding("data", "coco", "missing", "not in data/coco", "lt datagen fetch coco --split val2017"))
     return found
+
+
+def _megabytes(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.1f} MB"
 
 
 def _usable_cores() -> int:
