@@ -5,7 +5,7 @@ Each new shard is a task: it is written whole or not at all, and the same call a
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,6 @@ from lt.datagen.shards.tar import footprint
 from lt.datagen.shards.writer import ShardWriter, read_rejects
 
 _STEP = "reshard"
-_NOT_SAMPLES = ("no-key",)
 
 
 @dataclass
@@ -147,8 +146,8 @@ def _plan(shards: Shards, samples: int | None, max_bytes: int | None) -> list[Cu
     """Where the new shards begin and end, from the indexes alone."""
     cuts = [Cut(0)]
     seen: set[str] = set()
-    for shard in shards.shards:
-        is_first = True
+    for shard in _with_empty_ones(shards):
+        begins = True
         for key, places in shard.index.samples.items():
             if key in seen:
                 cuts[-1].refused.append(
@@ -156,35 +155,34 @@ def _plan(shards: Shards, samples: int | None, max_bytes: int | None) -> list[Cu
                 )
                 continue
             seen.add(key)
-            size = _size(key, places)
-            last = cuts[-1]
+            size, last = _size(key, places), cuts[-1]
             is_full = last.count == samples or (max_bytes is not None and last.bytes + size > max_bytes)
             if is_full and last.count:
                 cuts.append(Cut(last.number + 1))
-            cuts[-1].add(shard, key, size)
-            if is_first:
+            if begins:
                 cuts[-1].carried.append(shard.location)
-                is_first = False
-        if is_first:
+            begins = False
+            cuts[-1].add(shard, key, size)
+        if begins:
             cuts[-1].carried.append(shard.location)
         cuts[-1].refused += [
             Reject(problem.name or shard.name, problem.reason, problem.detail, stage="read")
             for problem in shard.index.problems
-            if problem.reason not in _NOT_SAMPLES
+            if problem.reason != "no-key"
         ]
-    cuts[-1].carried += _without_samples(shards)
     return cuts
 
 
-def _without_samples(shards: Shards) -> Iterator[Location]:
-    """Tasks of the input that kept no sample have a sidecar and rejects, but no tar that a reader would open."""
+def _with_empty_ones(shards: Shards) -> list[Shard]:
+    """All shards in order, with those that kept no sample: they have a sidecar and rejects, but no tar."""
     if shards.manifest is None or shards.root is None:
-        return
-    opened = {shard.name for shard in shards.shards}
-    for number in range(shards.manifest.tasks):
-        location = shards.root / shard_name(number)
-        if location.name not in opened and location.with_suffix(".json").read_if_present() is not None:
-            yield location
+        return shards.shards
+    by_name = {shard.name: shard for shard in shards.shards}
+    every = [shards.root / shard_name(number) for number in range(shards.manifest.tasks)]
+    for location in every:
+        if location.name not in by_name and location.with_suffix(".json").read_if_present() is not None:
+            by_name[location.name] = Shard(location)
+    return [by_name[name] for name in sorted(by_name)]
 
 
 def _size(key: str, places: Places) -> int:

@@ -33,7 +33,7 @@ from lt.datagen.shards.manifest import (
 )
 from lt.datagen.shards.reader import open_shards, span
 from lt.datagen.shards.remote import Location
-from lt.datagen.shards.sample import MAX_KEY_BYTES, Sample, check_key, is_layer
+from lt.datagen.shards.sample import MAX_KEY_BYTES, Sample, check_key, is_known_field, is_layer
 from lt.datagen.shards.storage import TEMP_MARK
 from lt.datagen.shards.writer import read_rejects
 
@@ -72,7 +72,8 @@ class Report:
 class Rules:
     """What holds for every shard of a set.
 
-    `ours`: sidecars are expected. `required`: fields that every sample has (None: those that most samples of a shard have).
+    `ours`: sidecars are expected. `required`: fields that every sample has; those of our vocabulary that the manifest names, or,
+    where there is none (None), those that most samples of a shard have.
     """
 
     ours: bool
@@ -151,7 +152,9 @@ def _locate(where: str, findings: list[Finding]) -> tuple[list[Location], Manife
 
 def _rules(locations: list[Location], manifest: Manifest | None, decode: bool) -> Rules:
     ours = manifest is not None or any(_has_sidecar(location) for location in locations)
-    required = frozenset(filter(_is_required, manifest.fields)) if manifest and manifest.complete else None
+    required = None
+    if manifest and manifest.complete:
+        required = frozenset(name for name in manifest.fields if is_known_field(name) and _is_required(name))
     return Rules(ours, required, (manifest.tolerance if manifest else None) or 0.0, decode)
 
 

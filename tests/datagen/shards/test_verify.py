@@ -1,25 +1,17 @@
 """`verify` notices every damaged byte and names what is wrong; a good folder has no findings."""
 
-import io
 import json
 import os
-import tarfile
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from lt.datagen.shards import Reject, Sample, ShardError, ShardWriter
-from lt.datagen.shards.manifest import Manifest, ShardEntry, shard_name
+from lt.datagen.shards.manifest import Manifest, shard_name
 from lt.datagen.shards.verify import verify
-
-RNG = np.random.default_rng(0)
-
-
-def picture(height: int = 6, width: int = 8, channels: int = 3) -> np.ndarray:
-    return RNG.integers(0, 256, (height, width, channels), np.uint8)
+from tests.datagen.shards.making import build, encoded, foreign, picture, plain
 
 
 def layered(key: str) -> Sample:
@@ -31,31 +23,6 @@ def layered(key: str) -> Sample:
     whole[:, :4] = 200
     meta = {"layers": [{"caption": {"en": "a slab"}}]}
     return Sample(key, {"png": whole, "background.png": background, "layer-00.png": layer, "json": meta})
-
-
-def build(folder, *shards: list[Sample | Reject], tolerance: float | None = None) -> Manifest:
-    """A finished folder, one shard for each list."""
-    manifest = Manifest(pipeline="test", complete=True, tasks=len(shards), tolerance=tolerance)
-    fields = set()
-    for number, items in enumerate(shards):
-        with ShardWriter(folder / shard_name(number), durable=False) as writer:
-            for item in items:
-                writer.reject(item) if isinstance(item, Reject) else writer.write(item)
-        sidecar = writer.sidecar
-        fields.update(sidecar.fields)
-        for reject in writer.rejects:
-            manifest.rejected[reject.reason] = manifest.rejected.get(reject.reason, 0) + 1
-        if sidecar.count:
-            entry = {name: getattr(sidecar, name) for name in ("count", "bytes", "sha256")}
-            manifest.shards.append(ShardEntry(name=sidecar.shard, **entry))
-    manifest.count = sum(entry.count for entry in manifest.shards)
-    manifest.fields = sorted(fields)
-    manifest.save(folder / "manifest.json")
-    return manifest
-
-
-def plain(key: str) -> Sample:
-    return Sample(key, {"png": picture(), "txt": f"caption {key}", "json": {"key": key}})
 
 
 def findings(folder, **options) -> list[tuple[str, str, str]]:
@@ -200,12 +167,6 @@ def test_a_sample_without_a_field_that_the_others_have_is_named(tmp_path):
     assert (finding.key, finding.what, finding.detail) == ("poor", "missing-field", "no json")
 
 
-def encoded(value: np.ndarray, format: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(value).save(buffer, format)
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize(
     ("field", "data", "what"),
     [
@@ -274,14 +235,6 @@ def test_layers_that_do_not_fit_are_named(tmp_path, change, what):
 
 
 # --- foreign shards
-
-
-def foreign(path, members: list[tuple[str, bytes]]) -> None:
-    with tarfile.open(path, "w") as out:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            out.addfile(info, io.BytesIO(data))
 
 
 def test_foreign_shards_are_checked_by_what_they_show(tmp_path):
