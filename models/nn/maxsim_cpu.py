@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+TILE = 8  # samples whose gradients are built together: they and one of the other side stay in a core's cache
+
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
 def _best_of_block(first, last, i0, j0, products, weight, s_i, s_t, best_word, best_patch):
@@ -62,37 +64,42 @@ def _pull(first, last, own_best, own_grad, own_weight, other_best, other_grad, o
     token's weight in the mean ([x, p], [y, q]) make of it. own_best [x, y, p] and other_best [x, y, q] are places.
     """
     d = out.shape[2]
-    for x in range(first, last):
+    for x0 in range(first, last, TILE):
         for y in range(len(other)):
-            for p in range(own_best.shape[2]):
-                share, at = own_grad[x, y] * own_weight[x, p], own_best[x, y, p]
-                for e in range(d):
-                    out[x, p, e] += share * other[y, at, e]
-            for q in range(other_best.shape[2]):
-                share, at = other_grad[x, y] * other_weight[y, q], other_best[x, y, q]
-                for e in range(d):
-                    out[x, at, e] += share * other[y, q, e]
+            for x in range(x0, min(x0 + TILE, last)):
+                for p in range(own_best.shape[2]):
+                    share, at = own_grad[x, y] * own_weight[x, p], own_best[x, y, p]
+                    for e in range(d):
+                        out[x, p, e] += share * other[y, at, e]
+                for q in range(other_best.shape[2]):
+                    share, at = other_grad[x, y] * other_weight[y, q], other_best[x, y, q]
+                    for e in range(d):
+                        out[x, at, e] += share * other[y, q, e]
 
 
-def _in_threads(loop: Callable[[int, int], None], count: int) -> None:
-    """Run loop(first, last) over 0 .. count in as many threads as torch uses; the loops let the interpreter go."""
-    threads = min(torch.get_num_threads(), count)
-    edges = [count * part // threads for part in range(threads + 1)]
-    if threads == 1:
+def threads() -> ThreadPoolExecutor:
+    """As many threads as torch uses, for the functions below; the loops let the interpreter go. A context manager."""
+    return ThreadPoolExecutor(torch.get_num_threads())
+
+
+def _share_out(pool: ThreadPoolExecutor, loop: Callable[[int, int], None], count: int) -> None:
+    """Run loop(first, last) over 0 .. count in equal parts, one a thread."""
+    parts = min(torch.get_num_threads(), count)
+    edges = [count * part // parts for part in range(parts + 1)]
+    if parts == 1:
         loop(0, count)
-        return
-    with ThreadPoolExecutor(threads) as pool:
+    else:
         list(pool.map(loop, edges[:-1], edges[1:]))
 
 
-def best_of_block(products: Tensor, i0: int, j0: int, *filled: Tensor) -> None:
+def best_of_block(pool: ThreadPoolExecutor, products: Tensor, i0: int, j0: int, *filled: Tensor) -> None:
     """Maxima, means and places of a block: contiguous products [pictures, n, texts, L] of the pairs from (i0, j0) on.
 
     `filled` are contiguous: weight [c, L], then s_i, s_t [b, c], best_word [b, c, n], best_patch [b, c, L], which are written.
     """
     arrays = [x.numpy() for x in filled]
     block = products.numpy()
-    _in_threads(lambda first, last: _best_of_block(first, last, i0, j0, block, *arrays), products.shape[2])
+    _share_out(pool, lambda first, last: _best_of_block(first, last, i0, j0, block, *arrays), products.shape[2])
 
 
 def gradients(
@@ -116,6 +123,9 @@ def gradients(
     mean = np.full(v.shape[:2], 1 / v.shape[1], v.dtype)
     grad_v, grad_w = np.zeros_like(v), np.zeros_like(t)
     by_text = [np.ascontiguousarray(x.swapaxes(0, 1)) for x in (to_patch, g_t, to_word, g_i)]
-    _in_threads(lambda a, z: _pull(a, z, to_word, g_i, mean, to_patch, g_t, w, t, grad_v), len(v))
-    _in_threads(lambda a, z: _pull(a, z, by_text[0], by_text[1], w, by_text[2], by_text[3], mean, v, grad_w), len(t))
+    for_patches = (to_word, g_i, mean, to_patch, g_t, w, t, grad_v)
+    for_words = (by_text[0], by_text[1], w, by_text[2], by_text[3], mean, v, grad_w)
+    with threads() as pool:
+        _share_out(pool, lambda first, last: _pull(first, last, *for_patches), len(v))
+        _share_out(pool, lambda first, last: _pull(first, last, *for_words), len(t))
     return torch.from_numpy(grad_v), torch.from_numpy(grad_w)
