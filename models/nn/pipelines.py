@@ -1,6 +1,6 @@
 """diffusers pipelines as models, and models as diffusers pipelines.
 
-Any Stable Diffusion 1.x / 2.x, SDXL or ControlNet pipeline of diffusers becomes a denoiser, a latent space and
+Any Stable Diffusion 1.x / 2.x, SDXL, ControlNet or PixArt pipeline of diffusers becomes a denoiser, a latent space and
 conditions, with the numbers that its own ``__call__`` would use; and a U-Net trained here becomes a pipeline that opens
 with ``DiffusionPipeline.from_pretrained``. The parity test samples both ways and compares pixels.
 """
@@ -9,33 +9,35 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lt.models.nn.autoencoder import AutoencoderSpace
 from lt.models.nn.control import HINT, ControlledUNet
-from lt.models.nn.diffusion import Denoiser, NoiseSchedule
+from lt.models.nn.diffusion import Condition, Denoiser, NoiseSchedule
 from lt.models.nn.unet import TextUNet
 
 
 def denoiser_from(pipe: Any, controls: Sequence[str] = ()) -> Denoiser:
-    """The U-Net of a pipeline as a denoiser, with its ControlNets as branches.
+    """The network of a pipeline as a denoiser, with its ControlNets as branches.
 
     Args:
-        pipe: a diffusers pipeline with ``unet`` and ``scheduler``, and possibly ``controlnet``.
+        pipe: a diffusers pipeline with ``scheduler`` and ``unet`` (and possibly ``controlnet``), or PixArt's.
         controls: names for the pipeline's ControlNets, in their order.
 
     Raises:
-        ValueError: the pipeline has no U-Net, or the number of names is not that of its ControlNets.
+        ValueError: a pipeline of another kind, or the number of names is not that of its ControlNets.
     """
-    unet = getattr(pipe, "unet", None)
-    if unet is None:
-        raise ValueError(f"{type(pipe).__name__} has no U-Net; Stable Diffusion and SDXL pipelines are understood")
-    branches = _controlnets(pipe)
+    unet, branches = getattr(pipe, "unet", None), _controlnets(pipe)
+    if unet is None and not is_pixart(pipe):
+        raise ValueError(f"{type(pipe).__name__} is not understood: Stable Diffusion 1 and 2, SDXL and PixArt are")
     if len(branches) != len(controls):
         raise ValueError(
             f"the pipeline has {len(branches)} ControlNets, {len(controls)} names were given: {list(controls)}"
         )
-    network = ControlledUNet(unet, dict(zip(controls, branches, strict=True))) if branches else TextUNet(unet)
+    if unet is None:
+        network: nn.Module = PixArtNetwork(pipe.transformer)
+    else:
+        network = ControlledUNet(unet, dict(zip(controls, branches, strict=True))) if branches else TextUNet(unet)
     config = pipe.scheduler.config
     return Denoiser(network, NoiseSchedule.from_config(config), prediction_type=config.prediction_type)
 
@@ -43,6 +45,39 @@ def denoiser_from(pipe: Any, controls: Sequence[str] = ()) -> Denoiser:
 def _controlnets(pipe: Any) -> list[Any]:
     net = getattr(pipe, "controlnet", None)
     return [] if net is None else list(getattr(net, "nets", [net]))
+
+
+def is_pixart(pipe: Any) -> bool:
+    """Whether a pipeline's network is PixArt's transformer."""
+    return type(getattr(pipe, "transformer", None)).__name__ == "PixArtTransformer2DModel"
+
+
+class PixArtNetwork(nn.Module):
+    """PixArt's transformer as the ``network`` of a :class:`~lt.models.nn.diffusion.Denoiser`; its learned variance is left out.
+
+    Reads ``text`` ``[b, l, d]``, ``text_mask`` ``[b, l]`` and, for the 1024-pixel model, ``ids`` ``[b, 3]``: height, width,
+    height / width.
+    """
+
+    def __init__(self, transformer: Any):
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Noise ``[b, c, h, w]`` for states ``z`` of the same shape."""
+        ids = condition.get("ids")
+        micro = {"resolution": None, "aspect_ratio": None}
+        if ids is not None:
+            micro = {"resolution": ids[:, :2], "aspect_ratio": ids[:, 2:]}
+        output = self.transformer(
+            z,
+            encoder_hidden_states=condition["text"],
+            encoder_attention_mask=condition["text_mask"],
+            timestep=t.expand(len(z)),
+            added_cond_kwargs=micro,
+            return_dict=False,
+        )[0]
+        return output[:, : z.shape[1]]
 
 
 def space_from(pipe: Any) -> AutoencoderSpace:
@@ -69,6 +104,8 @@ def prompt_conditions(
     Returns:
         The condition and its empty counterpart, named tensors ``[b, ...]``.
     """
+    if is_pixart(pipe):
+        return _pixart_conditions(pipe, prompts, size, negative or "")
     negatives = None if negative is None else [negative] * len(prompts)
     device = pipe.unet.device
     encoded = pipe.encode_prompt(
@@ -86,6 +123,22 @@ def prompt_conditions(
             condition |= {"pooled": pooled, "ids": ids.expand(len(prompts), -1)}
     pictures = {HINT + name: hint.to(device, encoded[0].dtype) for name, hint in (hints or {}).items()}
     return full | pictures, empty | pictures
+
+
+def _pixart_conditions(
+    pipe: Any, prompts: Sequence[str], size: tuple[int, int], negative: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """PixArt's own rule but for its "caption cleaning", which depends on what else is installed."""
+    device = pipe.transformer.device
+    text, mask, empty_text, empty_mask = pipe.encode_prompt(
+        list(prompts), True, negative_prompt=negative, device=device, clean_caption=False
+    )
+    full, empty = {"text": text, "text_mask": mask}, {"text": empty_text, "text_mask": empty_mask}
+    if pipe.transformer.config.sample_size == 128:  # the model that is told the size, by diffusers' own criterion
+        width, height = size
+        ids = torch.tensor([[height, width, height / width]], dtype=text.dtype, device=device).expand(len(prompts), -1)
+        full, empty = full | {"ids": ids}, empty | {"ids": ids}
+    return full, empty
 
 
 def stable_diffusion_pipeline(

@@ -57,6 +57,43 @@ def tiny_sd() -> Any:
     return pipe
 
 
+@pytest.fixture(params=[8, 128], ids=["plain", "told-the-size"])
+def tiny_pixart(request: pytest.FixtureRequest) -> Any:
+    """A PixArt-like pipeline: a transformer with learned variance, T5 text; 32x32 pixels, 16x16x4 latents."""
+    from diffusers import PixArtAlphaPipeline, PixArtTransformer2DModel
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    from lt.models.nn.autoencoder import small_autoencoder
+    from lt.models.nn.diffusion import NoiseSchedule
+    from lt.models.nn.sampling import make_scheduler
+
+    torch.manual_seed(3)
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "<unk>": 1, "a": 2, "red": 3, "apple": 4}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformer = PixArtTransformer2DModel(
+        num_attention_heads=3,
+        attention_head_dim=8,
+        num_layers=2,
+        cross_attention_dim=24,
+        caption_channels=32,
+        sample_size=request.param,
+        norm_num_groups=4,
+    )
+    for parameter in transformer.parameters():  # its last layer starts at zero: give it something to say
+        torch.nn.init.normal_(parameter, std=0.2)
+    text = T5Config(vocab_size=8, d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4)
+    pipe = PixArtAlphaPipeline(
+        tokenizer=PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>"),
+        text_encoder=T5EncoderModel(text).eval(),
+        vae=small_autoencoder((8, 16), sample_size=32).eval(),
+        transformer=transformer.eval(),
+        scheduler=make_scheduler("dpm++2m", NoiseSchedule()),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 @pytest.fixture
 def tiny_sdxl() -> Any:
     """An SDXL-like pipeline with another autoencoder: 32x32 pixels, 8x8x4 latents, two text encoders."""

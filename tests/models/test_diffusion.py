@@ -277,6 +277,18 @@ def test_same_pixels_as_the_sdxl_pipeline(tiny_sdxl):
     assert torch.equal(ours(tiny_sdxl, tiny_sdxl.scheduler, PROMPTS, [5, 6], 6, 5.0), expected)
 
 
+def test_same_pixels_as_the_pixart_pipeline(tiny_pixart):
+    how = {"use_resolution_binning": False, "clean_caption": False}
+    expected = theirs(tiny_pixart, PROMPTS, [5, 6], 6, 4.5, **how)
+    assert torch.equal(ours(tiny_pixart, tiny_pixart.scheduler, PROMPTS, [5, 6], 6, 4.5), expected)
+    assert expected.std() > 0.05
+
+
+def test_a_pipeline_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match="object is not understood: Stable Diffusion 1 and 2, SDXL and PixArt are"):
+        denoiser_from(object())
+
+
 def test_same_pixels_as_the_controlnet_pipeline(tiny_sd):
     torch.manual_seed(0)
     branches = [control_branch(tiny_sd.unet, factor=2, hint_widths=(8, 16)) for _ in range(2)]
