@@ -1,7 +1,7 @@
 """Masks that the source itself knows: COCO polygons and both kinds of run lengths.
 
 Format: COCO's `segmentation` is a list of polygons [[x, y, x, y, ...], ...] in pixels, or a dict {"counts", "size": [h, w]} whose
-counts are a list of run lengths in column order (uncompressed) or a string (compressed). pycocotools, COCO's own code, draws them.
+counts are a list of run lengths in column order (uncompressed) or a string (compressed). pycocotools draws them.
 """
 
 from typing import Any

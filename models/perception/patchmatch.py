@@ -1,12 +1,14 @@
 """Inpainting by example: fill a hole with patches of the rest of the picture, from coarse to fine. No weights.
 
 Wexler, Shechtman and Irani, "Space-Time Completion of Video" (2007): repeat (find for each patch in the hole its nearest patch
-outside; let the found patches vote for each pixel) on a pyramid; Barnes et al., "PatchMatch" (2009), finds the patches. What
-differs: votes are weighted by distance to the hole's edge too, and near sources are preferred: sky stays up, ground down.
+outside; let the found patches vote for each pixel) on a pyramid. Barnes et al., "PatchMatch" (2009), finds the patches. As in
+Darabi et al., "Image Melding" (2012), patches vote for gradients too, which are integrated, so that two skies of different
+brightness meet without a seam; strong edges keep their voted colours. Near sources are preferred: sky stays up, ground down.
 
 It continues textures and straight borders. It knows no things: half an object at the hole's edge is not completed.
 
-Letters: h, w = height, width; n = pixels whose patch reaches into the hole; P = patch side.
+Letters: h, w = height, width; pictures are float32 [h, w, 3] in 0..1; a patch has 2 RADIUS + 1 pixels a side. A field
+[h, w, 2] holds for each target (the centre of a patch that reaches into the hole) the centre (y, x) of its nearest patch.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,10 @@ import numpy as np
 from numba import njit
 
 RADIUS = 3
-"""Half patch: P = 7 pixels."""
+PULL = np.float32(0.02)
+"""Weight of the coarser level's colours against the gradients."""
+EDGE = np.float32(0.1)
+"""Colour distance from which a step between neighbouring votes is an edge to keep, not a seam to smooth."""
 
 
 class PatchMatch:
@@ -24,7 +29,7 @@ class PatchMatch:
 
     Args:
         seed: of the random search.
-        nearness: what a source one picture diagonal away costs, in mean squared colour distance (colours in 0..1).
+        nearness: what a source one picture diagonal away costs, in mean squared colour distance.
     """
 
     def __init__(self, seed: int | str = 0, nearness: float = 0.3):
@@ -38,51 +43,65 @@ class PatchMatch:
         if not mask.any():
             return image.copy()
         levels = pyramid(image.astype(np.float32) / 255, mask)
-        filled = _smooth(image, mask)
-        if not sources(levels[0][1]).any():
-            return filled
-        field, guess = None, None
-        for level in range(len(levels) - 1, -1, -1):
+        if not sources(mask).any():
+            return _smooth(image, mask)
+        picture, hole = levels[-1]
+        coarse = _smooth((picture * 255).astype(np.uint8), hole).astype(np.float32) / 255
+        field = self._random_field(hole)
+        guess = self._iterate(np.where(hole[:, :, None], coarse, picture), None, hole, field, 4 + 2 * len(levels))
+        for level in range(len(levels) - 2, -1, -1):
             picture, hole = levels[level]
-            if field is None:
-                first = _smooth((picture * 255).astype(np.uint8), hole).astype(np.float32) / 255
-            else:
-                first = cv2.resize(guess, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-            guess = np.where(hole[:, :, None], first, picture)
-            field, guess = self._level(guess, hole, field, rounds=2 if level == 0 else 4 + 2 * level)
+            field = finer(field, hole.shape)
+            anchor = cv2.resize(guess, (hole.shape[1], hole.shape[0]), interpolation=cv2.INTER_LINEAR)
+            start = np.where(hole[:, :, None], anchor, picture)
+            guess = self._iterate(start, anchor, hole, field, 4 + 2 * level if level else 1)
         return np.where(mask[:, :, None], np.round(guess * 255).astype(np.uint8), image)
 
-    def _level(self, guess: np.ndarray, hole: np.ndarray, field: np.ndarray | None, rounds: int):
-        """Search and vote `rounds` times; the field [h, w, 2] of nearest patches (y, x) and the new guess."""
-        height, width = hole.shape
-        source = sources(hole)
-        targets = np.argwhere(cv2.dilate(hole.astype(np.uint8), np.ones((2 * RADIUS + 1,) * 2, np.uint8)).astype(bool))
-        targets = targets.astype(np.int32)
-        spots = np.argwhere(source).astype(np.int32)
-        start = np.zeros((height, width, 2), np.int32)
-        if field is None:
-            rng = np.random.default_rng(self.seed)
-            start[tuple(targets.T)] = spots[rng.integers(len(spots), size=len(targets))]
-        else:
-            rows = np.minimum(np.arange(height) // 2, field.shape[0] - 1)
-            columns = np.minimum(np.arange(width) // 2, field.shape[1] - 1)
-            start = field[rows][:, columns] * 2 + np.stack(np.indices((height, width)), axis=2) % 2
-            start = start.astype(np.int32)
-        depth = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, 3)
-        trust = (1.3**-depth).astype(np.float32)
-        cost = np.empty((height, width), np.float32)
-        near = np.float32(self.nearness / (height**2 + width**2))
+    def _random_field(self, hole: np.ndarray) -> np.ndarray:
+        spots = np.argwhere(sources(hole))
+        rng = np.random.default_rng(self.seed)
+        return spots[rng.integers(len(spots), size=hole.shape)].astype(np.int32)
+
+    def _iterate(
+        self, guess: np.ndarray, anchor: np.ndarray | None, hole: np.ndarray, field: np.ndarray, rounds: int
+    ) -> np.ndarray:
+        """Search (changes `field` in place) and vote `rounds` times; a finer level first votes with the field it was given."""
+        source, spots = sources(hole), np.argwhere(sources(hole)).astype(np.int32)
+        targets = np.argwhere(dilate(hole)).astype(np.int32)
+        trust = (1.3 ** -cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, 3)).astype(np.float32)
+        cost = np.ones(hole.shape, np.float32)
+        near = np.float32(self.nearness / (hole.shape[0] ** 2 + hole.shape[1] ** 2))
         guess = np.ascontiguousarray(guess, dtype=np.float32)
-        if (
-            field is not None
-        ):  # the finer picture's own pixels from where the coarser field points: sharp from the start
-            start[~source[tuple(np.moveaxis(start.clip(0, (height - 1, width - 1)), 2, 0))]] = -1
-            cost[:] = 1
-            guess = _vote(guess, hole, targets[start[tuple(targets.T)][:, 0] >= 0], start, cost, trust)
+        if anchor is not None:
+            known = targets[source[tuple(np.moveaxis(field[tuple(targets.T)], 1, 0))]]
+            guess = blend(guess, anchor, hole, known, field, cost, trust)
         for turn in range(rounds):
-            _search(guess, source, targets, start, cost, spots, near, self.seed + 7919 * turn)
-            guess = _vote(guess, hole, targets, start, cost, trust)
-        return start, guess
+            _search(guess, source, targets, field, cost, spots, near, self.seed + 7919 * turn)
+            guess = blend(guess, anchor, hole, targets, field, cost, trust)
+        return guess
+
+
+def blend(
+    guess: np.ndarray,
+    anchor: np.ndarray | None,
+    hole: np.ndarray,
+    targets: np.ndarray,
+    field: np.ndarray,
+    cost: np.ndarray,
+    trust: np.ndarray,
+) -> np.ndarray:
+    """The next guess: the patches' votes, with seams smoothed and low frequencies from `anchor` (None: from the votes)."""
+    voted, right, down = _vote(guess, hole, targets, field, cost, trust)
+    anchor = voted if anchor is None else np.ascontiguousarray(anchor, dtype=np.float32)
+    return _integrate(voted, anchor, right, down, np.argwhere(hole).astype(np.int32), 60)
+
+
+def finer(field: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The field of the next finer level, of size `shape`: the same patches, at twice the coordinates."""
+    rows = np.minimum(np.arange(shape[0]) // 2, field.shape[0] - 1)
+    columns = np.minimum(np.arange(shape[1]) // 2, field.shape[1] - 1)
+    odd = np.moveaxis(np.indices(shape), 0, 2) % 2
+    return np.minimum(field[rows][:, columns] * 2 + odd, np.array(shape) - 1).astype(np.int32)
 
 
 def pyramid(picture: np.ndarray, hole: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -105,10 +124,14 @@ def pyramid(picture: np.ndarray, hole: np.ndarray) -> list[tuple[np.ndarray, np.
 
 def sources(hole: np.ndarray) -> np.ndarray:
     """Centres [h, w] of patches that lie inside the picture and wholly outside `hole`."""
-    reach = cv2.dilate(hole.astype(np.uint8), np.ones((2 * RADIUS + 1,) * 2, np.uint8)) == 0
-    inside = np.zeros_like(reach)
+    inside = np.zeros(hole.shape, bool)
     inside[RADIUS:-RADIUS, RADIUS:-RADIUS] = True
-    return reach & inside
+    return inside & ~dilate(hole)
+
+
+def dilate(hole: np.ndarray) -> np.ndarray:
+    """Centres [h, w] of patches that reach into `hole`."""
+    return cv2.dilate(hole.astype(np.uint8), np.ones((2 * RADIUS + 1,) * 2, np.uint8)).astype(bool)
 
 
 def _smooth(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -185,10 +208,10 @@ def _search(guess, source, targets, field, cost, spots, near, seed):  # pragma: 
 
 @njit(cache=True, nogil=True)
 def _vote(guess, hole, targets, field, cost, trust):  # pragma: no cover - compiled
-    """The new guess: each hole pixel is the weighted mean of what the patches over it say (Wexler et al., eq. 3)."""
+    """What the patches over each pixel say, weighted (Wexler et al., eq. 3): colours, in the hole; steps to the right and down."""
     height, width = hole.shape
-    values = np.zeros((height, width, 3), np.float32)
-    weights = np.zeros((height, width), np.float32)
+    values, right, down = np.zeros_like(guess), np.zeros_like(guess), np.zeros_like(guess)
+    weights, right_weights, down_weights = np.zeros_like(cost), np.zeros_like(cost), np.zeros_like(cost)
     costs = np.empty(len(targets), np.float32)
     for i in range(len(targets)):
         costs[i] = cost[targets[i, 0], targets[i, 1]]
@@ -200,14 +223,71 @@ def _vote(guess, hole, targets, field, cost, trust):  # pragma: no cover - compi
         for dy in range(-RADIUS, RADIUS + 1):
             for dx in range(-RADIUS, RADIUS + 1):
                 y, x = ty + dy, tx + dx
-                if 0 <= y < height and 0 <= x < width and hole[y, x]:
-                    weights[y, x] += weight
-                    for c in range(3):
-                        values[y, x, c] += weight * guess[sy + dy, sx + dx, c]
-    new = guess.copy()
+                if not (0 <= y < height and 0 <= x < width):
+                    continue
+                weights[y, x] += weight
+                right_weights[y, x] += weight if dx < RADIUS else 0
+                down_weights[y, x] += weight if dy < RADIUS else 0
+                for c in range(3):
+                    here = guess[sy + dy, sx + dx, c]
+                    values[y, x, c] += weight * here
+                    if dx < RADIUS:
+                        right[y, x, c] += weight * (guess[sy + dy, sx + dx + 1, c] - here)
+                    if dy < RADIUS:
+                        down[y, x, c] += weight * (guess[sy + dy + 1, sx + dx, c] - here)
     for y in range(height):
         for x in range(width):
-            if hole[y, x] and weights[y, x] > 0:
-                for c in range(3):
-                    new[y, x, c] = values[y, x, c] / weights[y, x]
+            for c in range(3):
+                values[y, x, c] = (
+                    values[y, x, c] / weights[y, x] if hole[y, x] and weights[y, x] > 0 else guess[y, x, c]
+                )
+                right[y, x, c] /= max(right_weights[y, x], 1e-20)
+                down[y, x, c] /= max(down_weights[y, x], 1e-20)
+    return values, right, down
+
+
+@njit(cache=True, nogil=True)
+def _keep_edges(voted, step, below):  # pragma: no cover - compiled
+    """Where the voted colours step by more than `EDGE` from what `step` says, let `step` be their step. Changes it in place."""
+    height, width = voted.shape[:2]
+    for y in range(height - below):
+        for x in range(width - (1 - below)):
+            gap = np.float32(0)
+            for c in range(3):
+                gap += (voted[y + below, x + 1 - below, c] - voted[y, x, c] - step[y, x, c]) ** 2
+            seam = np.exp(-gap / (EDGE * EDGE))
+            for c in range(3):
+                difference = voted[y + below, x + 1 - below, c] - voted[y, x, c]
+                step[y, x, c] = seam * step[y, x, c] + (1 - seam) * difference
+
+
+@njit(cache=True, nogil=True)
+def _integrate(voted, anchor, right, down, hole, rounds):  # pragma: no cover - compiled
+    """Colours [h, w, 3] whose steps are `right` and `down` and that stay near `anchor`, in the pixels `hole` [n, 2] (y, x).
+
+    Screened Poisson equation, by successive over-relaxation in alternating directions, from `anchor` on.
+    """
+    height, width = voted.shape[:2]
+    _keep_edges(voted, right, 0)
+    _keep_edges(voted, down, 1)
+    new = voted.copy()
+    for i in range(len(hole)):
+        new[hole[i, 0], hole[i, 1]] = anchor[hole[i, 0], hole[i, 1]]
+    for turn in range(rounds):
+        for k in range(len(hole)):
+            y, x = hole[k if turn % 2 == 0 else len(hole) - 1 - k]
+            for c in range(3):
+                total, weight = PULL * anchor[y, x, c], PULL
+                if x + 1 < width:
+                    total, weight = total + new[y, x + 1, c] - right[y, x, c], weight + 1
+                if x > 0:
+                    total, weight = total + new[y, x - 1, c] + right[y, x - 1, c], weight + 1
+                if y + 1 < height:
+                    total, weight = total + new[y + 1, x, c] - down[y, x, c], weight + 1
+                if y > 0:
+                    total, weight = total + new[y - 1, x, c] + down[y - 1, x, c], weight + 1
+                new[y, x, c] += np.float32(1.6) * (total / weight - new[y, x, c])
+    for i in range(len(hole)):
+        for c in range(3):
+            new[hole[i, 0], hole[i, 1], c] = min(max(new[hole[i, 0], hole[i, 1], c], 0), 1)
     return new
