@@ -127,6 +127,9 @@ class Objective:
         groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
 
+    def pretrained(self) -> None:
+        """Load the pretrained weights that the settings name: called once, when a run starts from nothing."""
+
     def after_step(self) -> None:
         """Called after every optimizer step: the place to clamp a temperature."""
 

@@ -12,7 +12,10 @@ from lt.recipes.objective import Objective
 
 Note = Callable[[str], None]
 
-SYSTEMS: dict[str, str] = {}
+SYSTEMS: dict[str, str] = {
+    "filip": "lt.recipes.filip.objective",
+    "wukong": "lt.recipes.wukong.objective",
+}
 """Name to the module that holds its `RECIPE`."""
 
 

@@ -110,6 +110,7 @@ class Run:
 
     def _begin(self) -> None:
         self.bad, self.figures, self.guard = 0, {}, SpikeGuard(self.train.spike)
+        self.objective.pretrained()
         if self.train.init:
             where = Path(self.train.init)
             weights = checkpoints.read_tensors(where, Record.load(where), "model")

@@ -1,1 +1,1 @@
-"""One file a metric family."""
+"""How models are measured: one file a metric family. Every number comes with its interval and the digests behind it."""

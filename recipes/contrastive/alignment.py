@@ -1,0 +1,155 @@
+"""Alignment pictures in the style of FILIP's figure 2: on every patch the number of its best word, patches of names highlighted.
+
+Letters: s picture side, g patches along one side, n = g^2, L places for tokens, d width of the shared space.
+"""
+
+import subprocess
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from lt.models.filip import word_of_patch
+from lt.models.nn.contrastive import Features
+
+CELL = 40
+"""Side of a drawn patch in pixels."""
+_COLOURS = ((230, 25, 75), (0, 130, 200), (60, 160, 60), (245, 130, 48), (145, 30, 180), (0, 150, 150), (128, 100, 0))
+_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansSC-Regular.otf", "wqy-microhei.ttc", "msyh.ttc", "PingFang.ttc")
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """A picture uint8 [s, s, 3], the words that stand for each real place, and for each patch the place of its best word [g, g]."""
+
+    picture: np.ndarray
+    words: list[str]
+    best: np.ndarray
+
+    @classmethod
+    def of(cls, image: Tensor, words: list[str], patches: Tensor, places: Tensor) -> "Aligned":
+        """From a picture uint8 [3, s, s], the words of its text's real places, unit vectors of patches [n, d] and places [L, d]."""
+        mask = torch.arange(len(places), device=places.device)[None] < len(words)
+        best, _ = word_of_patch(patches, Features(places[None], mask))
+        grid = round(len(patches) ** 0.5)
+        return cls(image.permute(1, 2, 0).cpu().numpy(), words, best.view(grid, grid).cpu().numpy())
+
+    def drawn(self, highlight: Sequence[bool]) -> np.ndarray:
+        """The picture uint8 [h, w, 3]: patches whose best word's place is in `highlight` keep their colours, others fade.
+
+        Below stands the text, every word with its number.
+        """
+        grid = len(self.best)
+        side = grid * CELL
+        canvas = Image.fromarray(self.picture).resize((side, side), Image.Resampling.NEAREST)
+        faded = Image.blend(canvas, Image.new("RGB", canvas.size, "white"), 0.7)
+        draw = ImageDraw.Draw(faded)
+        for row in range(grid):
+            for column in range(grid):
+                self._patch(draw, faded, canvas, row, column, highlight)
+        return _above(faded, self._legend(side, highlight))
+
+    def _patch(self, draw, faded: Image.Image, full: Image.Image, row: int, column: int, on: Sequence[bool]) -> None:
+        box = (column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL)
+        word = int(self.best[row, column])
+        chosen = word < len(on) and on[word]
+        if chosen:
+            faded.paste(full.crop(box), box[:2])
+            draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=_colour(word), width=2)
+        centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+        ink = {"fill": _colour(word) if chosen else (110, 110, 110), "stroke_width": 3, "stroke_fill": "white"}
+        draw.text(centre, str(word), font=font(CELL * 0.45), anchor="mm", **ink)
+
+    def _legend(self, width: int, highlight: Sequence[bool]) -> Image.Image:
+        size = 15
+        shown = [
+            (f"{number} {word}", number < len(highlight) and highlight[number])
+            for number, word in enumerate(self.words)
+        ]
+        letters = font(size)
+        lines: list[list[tuple[float, str, int, bool]]] = [[]]
+        x = 6.0
+        for number, (text, chosen) in enumerate(shown):
+            length = letters.getlength(text) + 14
+            if x + length > width and lines[-1]:
+                lines.append([])
+                x = 6.0
+            lines[-1].append((x, text, number, chosen))
+            x += length
+        image = Image.new("RGB", (width, len(lines) * (size + 7) + 8), "white")
+        draw = ImageDraw.Draw(image)
+        for row, line in enumerate(lines):
+            for x, text, number, chosen in line:
+                draw.text((x, 4 + row * (size + 7)), text, font=letters, fill=_colour(number) if chosen else "black")
+        return image
+
+
+def sheet(pictures: Sequence[np.ndarray], columns: int = 3) -> np.ndarray:
+    """Pictures of equal width side by side on white, `columns` in a row."""
+    gap = 16
+    rows = [pictures[first : first + columns] for first in range(0, len(pictures), columns)]
+    width = max(sum(p.shape[1] + gap for p in row) for row in rows) + gap
+    heights = [max(p.shape[0] for p in row) + gap for row in rows]
+    page = np.full((sum(heights) + gap, width, 3), 255, np.uint8)
+    top = gap
+    for row, height in zip(rows, heights, strict=True):
+        left = gap
+        for picture in row:
+            page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+            left += picture.shape[1] + gap
+        top += height
+    return page
+
+
+def titled(picture: np.ndarray, text: str) -> np.ndarray:
+    """The picture with a line of text above it, wrapped to its width."""
+    letters, width = font(15), picture.shape[1]
+    per_line = max(8, int(width / (letters.getlength("汉" if has_chinese(text) else "n") + 0.5)))
+    lines = textwrap.wrap(text, per_line) or [""]
+    head = Image.new("RGB", (width, 8 + 20 * len(lines)), "white")
+    draw = ImageDraw.Draw(head)
+    for number, line in enumerate(lines):
+        draw.text((4, 4 + 20 * number), line, font=letters, fill="black")
+    return _above(head, Image.fromarray(picture))
+
+
+def has_chinese(text: str) -> bool:
+    return any("\u3400" <= letter <= "\u9fff" for letter in text)
+
+
+@lru_cache(maxsize=1)
+def chinese_font() -> str:
+    """The file of a font with Chinese characters on this machine, or "" where there is none (legends then show boxes)."""
+    for name in _FONTS:
+        try:
+            return str(ImageFont.truetype(name, 12).path)
+        except OSError:
+            continue
+    try:
+        answer = subprocess.run(["fc-match", "-f", "%{file}", ":lang=zh"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout if answer.returncode == 0 and Path(answer.stdout).is_file() else ""
+
+
+@lru_cache(maxsize=8)
+def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font of this size; with Chinese characters where the machine has one."""
+    return ImageFont.truetype(chinese_font(), size) if chinese_font() else ImageFont.load_default(size)
+
+
+def _colour(number: int) -> tuple[int, int, int]:
+    return _COLOURS[number % len(_COLOURS)]
+
+
+def _above(upper: Image.Image, lower: Image.Image) -> np.ndarray:
+    joined = Image.new("RGB", (max(upper.width, lower.width), upper.height + lower.height), "white")
+    joined.paste(upper, (0, 0))
+    joined.paste(lower, (0, upper.height))
+    return np.asarray(joined)

@@ -1,0 +1,126 @@
+"""A sample of any shards to one row of a batch: the picture, the tokens of one caption, and where its things are.
+
+Letters: s picture side in pixels, L places for tokens, n patches.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lt.datagen.shards import Sample, SampleError
+from lt.models.nn.tokenizers import TextTokenizer
+from lt.recipes.contrastive.things import MAX_THINGS, things_of
+
+_LEAST_AREA = 0.9  # of a random crop
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sample to `image` uint8 [3, s, s], `tokens` int64 [L], `mask` bool [L] and `text` int64, the caption's number.
+
+    With a generator (training) the caption is drawn among the stored wordings and the picture augmented. Without (validation)
+    the first wording is taken and told as `caption`, and two more rows say where its things are, for the localisation score:
+    `names` bool [MAX_THINGS, L], the tokens of each thing's name, and `cells` float32 [MAX_THINGS, n], which part of
+    each patch the thing covers (all 0 where the sample knows of no things).
+
+    Args:
+        size: s.
+        grid: patches along one side; n = grid^2; 0 = no localisation rows.
+        tokenizer: of the texts.
+        language: `en` or `zh`.
+        any_wording: draw the wording; otherwise always the first.
+        augment: none | crop | autoaugment.
+    """
+
+    size: int
+    grid: int
+    tokenizer: TextTokenizer
+    language: str = "en"
+    any_wording: bool = True
+    augment: str = "none"
+
+    def __call__(self, sample: Sample, rng: np.random.Generator | None) -> Mapping[str, Any]:
+        wordings = captions_of(sample, self.language)
+        drawn = int(rng.integers(len(wordings))) if rng is not None and self.any_wording else 0
+        caption = wordings[drawn]
+        row: dict[str, Any] = {"image": self.picture(sample.picture, rng), **self._tokens(caption)}
+        if rng is None and self.grid:
+            row |= {"caption": caption, **self._things(sample, caption)}
+        return row
+
+    def picture(self, pixels: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """RGB uint8 [h, w, 3] to uint8 [3, s, s]: shorter side to s (bicubic), centre crop; augmented with a generator."""
+        image = Image.fromarray(pixels)
+        if rng is not None and self.augment != "none":
+            image = _augmented(image, rng, self.augment)
+        return np.ascontiguousarray(np.asarray(_fitted(image, self.size)).transpose(2, 0, 1))
+
+    def _tokens(self, caption: str) -> dict[str, Any]:
+        ids, mask = self.tokenizer([caption])
+        return {"tokens": ids[0].numpy(), "mask": mask[0].numpy(), "text": text_number(caption)}
+
+    def _things(self, sample: Sample, caption: str) -> dict[str, np.ndarray]:
+        names = np.zeros((MAX_THINGS, self.tokenizer.length), bool)
+        cells = np.zeros((MAX_THINGS, self.grid**2), np.float32)
+        for row, thing in enumerate(things_of(sample, self.language, caption, self.tokenizer)):
+            names[row, thing.places] = True
+            cells[row] = cover(thing.mask, self.size, self.grid).ravel()
+        return {"names": names, "cells": cells}
+
+
+def captions_of(sample: Sample, language: str) -> list[str]:
+    """Every wording of the sample's caption in a language; foreign shards, which name no language, give their `txt`.
+
+    Raises:
+        SampleError: `no-caption`.
+    """
+    stored = sample.meta.get("captions") if "json" in sample else None
+    if isinstance(stored, dict) and (language in stored or stored.keys() & {"en", "zh"}):
+        found = stored.get(language) or []
+    else:
+        found = sample.get("txt") or (sample.meta.get("caption") if "json" in sample else None) or []
+    found = [found] if isinstance(found, str) else found
+    texts = [text.strip() for text in found if isinstance(text, str) and text.strip()]
+    if not texts:
+        raise SampleError("no-caption", f"no caption in {language!r}")
+    return texts
+
+
+def text_number(caption: str) -> int:
+    """A number that equal captions share on every rank: 63 bits of their digest."""
+    return int.from_bytes(blake2b(caption.encode("utf-8", "replace"), digest_size=8).digest(), "big") >> 1
+
+
+def cover(mask: np.ndarray, size: int, grid: int) -> np.ndarray:
+    """Which part (0..1) of each patch a mask bool [h, w] covers, after the resize and crop that pictures get: [grid, grid]."""
+    fitted = np.asarray(_fitted(Image.fromarray(mask.astype(np.uint8) * 255), size, Image.Resampling.BOX), np.float32)
+    patch = size // grid
+    return fitted.reshape(grid, patch, grid, patch).mean((1, 3)) / 255
+
+
+def _fitted(image: Image.Image, size: int, how: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
+    """Shorter side to `size`, then the middle square."""
+    if image.size == (size, size):
+        return image
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.resize((width, height), how).crop((left, top, left + size, top + size))
+
+
+def _augmented(image: Image.Image, rng: np.random.Generator, how: str) -> Image.Image:
+    if how == "crop":
+        side = rng.uniform(_LEAST_AREA, 1) ** 0.5
+        width, height = max(1, round(image.width * side)), max(1, round(image.height * side))
+        left, top = (int(rng.integers(room + 1)) for room in (image.width - width, image.height - height))
+        return image.crop((left, top, left + width, top + height))
+    import torch
+    from torchvision.transforms import AutoAugment
+
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own generator
+        torch.manual_seed(int(rng.integers(2**63 - 1)))
+        return AutoAugment()(image)

@@ -1,0 +1,67 @@
+"""Image towers that start from weights made elsewhere: safetensors or weights-only `.pt` files, lt runs and checkpoints."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lt.datagen.shards import LtError
+from lt.models.nn.dual import DualEncoder, openai_state
+from lt.models.nn.timm_tower import TimmTower
+from lt.recipes import checkpoints
+
+_PREFIX = "image_tower."
+
+
+def load_image_tower(model: DualEncoder, where: Path) -> None:
+    """Load the image tower's weights into `model`, and nothing else.
+
+    Args:
+        where: a `.safetensors` or `.pt` file whose names are OpenAI's or open_clip's (`visual.conv1.weight` ...; for a timm tower
+            timm's own), or a folder: a run or checkpoint of lt.
+
+    Raises:
+        LtError: the file cannot be read, or it does not hold this tower.
+    """
+    state = _from_run(where) if where.is_dir() else _from_file(where)
+    if isinstance(model.image_tower, TimmTower):
+        _load(model.image_tower.backbone, {name: value for name, value in state.items() if "head" not in name}, where)
+        return
+    ours = state if any(name.startswith(_PREFIX) for name in state) else openai_state(state)
+    _load(model.image_tower, {n.removeprefix(_PREFIX): v for n, v in ours.items() if n.startswith(_PREFIX)}, where)
+
+
+def _load(tower: nn.Module, state: Mapping[str, Tensor], where: Path) -> None:
+    try:
+        tower.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise LtError(f"{where} does not hold this image tower: {reason}", "Check model.size.") from None
+
+
+def _from_run(where: Path) -> dict[str, Tensor]:
+    folder = where / "checkpoints"
+    found = (checkpoints.best(folder) or checkpoints.latest(folder)) if folder.is_dir() else where
+    if found is None:
+        raise LtError(f"The run {where} has no checkpoint yet.")
+    tensors = checkpoints.read_tensors(found, checkpoints.Record.load(found), "model")
+    return {name.removeprefix("model."): value for name, value in tensors.items()}
+
+
+def _from_file(where: Path) -> dict[str, Tensor]:
+    try:
+        if where.suffix == ".safetensors":
+            return load_file(where)
+        state = torch.load(where, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, UnpicklingError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LtError(
+            f"Cannot read the weights {where}: {reason}",
+            "Want a .safetensors file, or a .pt that holds nothing but tensors (no program, nothing pickled).",
+        ) from None
+    state = state.get("state_dict", state)
+    return {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}

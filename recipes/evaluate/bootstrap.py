@@ -1,0 +1,54 @@
+"""Intervals: resampling of samples, and the spread over seeds."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+DRAWS = 1000
+_T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+class Interval(NamedTuple):
+    """A figure with the ends of its 95 % interval and its standard error."""
+
+    value: float
+    low: float
+    high: float
+    error: float = float("nan")
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def resampled(numerators: np.ndarray, denominators: np.ndarray, draws: int = DRAWS, seed: int = 0) -> list[Interval]:
+    """Percentile bootstrap of ratios of sums: for each column of [n, m], sum(numerators) / sum(denominators).
+
+    The n rows are the independent units that are drawn with replacement (pictures, say, with all their captions), the m columns
+    are figures of the same draw. A plain mean has denominators of 1.
+
+    Raises:
+        ValueError: shapes differ, or there is no row.
+    """
+    top, bottom = np.atleast_2d(np.asarray(numerators, float).T).T, np.atleast_2d(np.asarray(denominators, float).T).T
+    if top.shape != bottom.shape or not len(top):
+        raise ValueError(
+            f"numerators {top.shape} and denominators {bottom.shape}: want equal shapes and at least one row"
+        )
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(len(top), np.full(len(top), 1 / len(top)), size=draws)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values, drawn = top.sum(0) / bottom.sum(0), (counts @ top) / (counts @ bottom)
+    low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+    error = np.nanstd(drawn, axis=0, ddof=1)
+    return [Interval(*map(float, column)) for column in zip(values, low, high, error, strict=True)]
+
+
+def over_seeds(values: Sequence[float]) -> Interval:
+    """Mean over independent runs with Student's 95 % interval; a single run has no interval (its ends are infinite)."""
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return Interval(mean, -np.inf, np.inf, np.inf)
+    error = float(np.std(values, ddof=1)) / count**0.5
+    reach = _T_95.get(count - 1, 1.96) * error
+    return Interval(mean, mean - reach, mean + reach, error)

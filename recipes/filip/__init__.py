@@ -1,0 +1,1 @@
+"""FILIP: fine-grained interactive language-image pre-training, and CLIP as its baseline."""
