@@ -115,10 +115,14 @@ def _stage_table(stages: "list[StageFigures]") -> "Table":
     table.add_column("rejected")
     for row in stages:
         items = row.kept + sum(row.rejected.values())
-        rate = f"{items / row.seconds:,.0f}" if row.seconds > 0.001 else ""
+        rate = _rate(items / row.seconds) if row.seconds > 0.001 else ""
         share = f"{row.model_seconds / row.seconds:.0%}" if row.model_seconds else ""
         table.add_row(Text(row.name), f"{row.kept:,}", f"{row.seconds:,.1f}", rate, share, Text(reasons(row.rejected)))
     return table
+
+
+def _rate(items: float) -> str:
+    return f"{items:,.0f}" if items >= 10 else f"{items:.1f}"
 
 
 def _how_far(state: "RunState", ended: int) -> str:

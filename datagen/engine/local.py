@@ -28,6 +28,7 @@ from lt.datagen.shards.errors import LtError
 _TICK = 0.2  # seconds between two looks at the clock
 _TAIL = 4096  # bytes of a worker's output that are kept
 _FAILED_STARTS = 3
+_PATIENCE = 5.0  # seconds for a worker to end by itself when all is done
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 
 
@@ -102,12 +103,14 @@ class _Worker:
         self.hear()
         return self._tail.decode("utf-8", "replace").strip()
 
-    def end(self, kill: bool = True) -> None:
-        """Kill the process, or let it end by itself within five seconds."""
-        if not kill:
-            with contextlib.suppress(OSError):
-                self.orders.send(None)
-            self.process.join(5)
+    def dismiss(self) -> None:
+        """Tell the process that there is nothing more to do."""
+        with contextlib.suppress(OSError):
+            self.orders.send(None)
+
+    def end(self, patience: float = 0.0) -> None:
+        """Kill the process if it does not end by itself within `patience` seconds."""
+        self.process.join(patience)
         self.process.kill()
         self.process.join()
         self.orders.close()
@@ -139,11 +142,15 @@ class _Crew:
 
     def kill(self) -> None:
         for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
             worker.end()
 
     def dismiss(self) -> None:
         for worker in self._workers:
-            worker.end(kill=not worker.is_ready)
+            worker.dismiss()
+        for worker in self._workers:
+            worker.end(patience=_PATIENCE if worker.is_ready else 0.0)
 
     def _hire(self) -> None:
         busy = sum(worker.task is not None for worker in self._workers)

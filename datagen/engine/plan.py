@@ -22,16 +22,19 @@ from lt.datagen.shards.storage import digest_of
 
 WRITE, UNIQUE = "write", "unique"
 """Steps of the engine itself: encoding into the shard, and dropping keys that an earlier shard has."""
+MAX_TASKS = 1_000_000
+"""Shard names have six digits."""
 _MOST_NAMED = 12
 
 
 @dataclass(frozen=True)
 class Task:
-    """One split of the source: makes `shard-{number:06d}.tar`."""
+    """One split of the source: makes `shard-{number:06d}.tar`. `code` is what `pipeline_code` said when the run began."""
 
     number: int
     split: Any
     digest: str
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def make_plan(pipeline: Pipeline) -> Plan:
     """Ask the source for its splits and inputs, and compute all digests.
 
     Raises:
-        LtError: two steps have the same name, so that their figures could not be told apart.
+        LtError: two steps have the same name, so that their figures could not be told apart; or the splits are too many.
     """
     source, stages = pipeline.source, pipeline.stages
     names = Counter([source.name, *(stage.name for stage in stages), WRITE, UNIQUE])
@@ -71,6 +74,10 @@ def make_plan(pipeline: Pipeline) -> Plan:
             f"Pipeline {pipeline.name}: the name {twice[0]!r} is used twice.", "Give every stage its own name."
         )
     splits = _plain(source.splits())
+    if len(splits) > MAX_TASKS:
+        raise LtError(
+            f"Pipeline {pipeline.name}: {len(splits):,} splits, at most {MAX_TASKS:,}.", "Make the splits larger."
+        )
     inputs = list(source.inputs())
     settings = {
         "pipeline": pipeline.name,
@@ -83,13 +90,19 @@ def make_plan(pipeline: Pipeline) -> Plan:
         "splits": digest_of(splits)[:12],
     }
     digest = digest_of([settings, inputs])
-    tasks = [Task(number, split, digest_of([digest, number, split])) for number, split in enumerate(splits)]
+    code = pipeline_code(pipeline)
+    tasks = [Task(number, split, digest_of([digest, number, split]), code) for number, split in enumerate(splits)]
     return Plan(pipeline, settings, inputs, digest, tasks)
 
 
 def code_version(step: Stage | Source) -> str:
     """Version of lt and 8 hex digits over the source text of the module that defines `step`: `0.1.0+1f2e3d4c`."""
     return _module_version(type(step).__module__, inspect.getfile(type(step)))
+
+
+def pipeline_code(pipeline: Pipeline) -> str:
+    """Digest over the code versions of all steps."""
+    return digest_of([code_version(step) for step in (pipeline.source, *pipeline.stages)])
 
 
 @lru_cache

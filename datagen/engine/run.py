@@ -19,7 +19,7 @@ from lt.datagen.engine.lock import directory_lock
 from lt.datagen.engine.plan import Plan, Task, differences, make_plan
 from lt.datagen.engine.stage import Pipeline
 from lt.datagen.shards.errors import LtError, ShardError, UsageError
-from lt.datagen.shards.manifest import MANIFEST, Manifest, Sidecar, StageFigures, shard_name
+from lt.datagen.shards.manifest import MANIFEST, Manifest, Sidecar, StageFigures, rejects_name, shard_name
 from lt.datagen.shards.storage import TEMP_MARK
 
 ENGINES = ("local", "ray")
@@ -99,14 +99,16 @@ def run_pipeline(
 
 
 def is_finished(task: Task, out: Path) -> bool:
-    """Whether an earlier run made this task's shard: the right task digest, and a tar of the right size.
+    """Whether an earlier run made this task's shard: the right task digest, a tar of the right size, the rejects.
 
     The bytes themselves are for `lt shards verify`.
     """
     shard = out / shard_name(task.number)
     with contextlib.suppress(OSError, ShardError):
         sidecar = Sidecar.load(shard.with_suffix(".json"))
-        return sidecar.task == task.digest and (sidecar.count == 0 or shard.stat().st_size == sidecar.bytes)
+        has_tar = sidecar.count == 0 or shard.stat().st_size == sidecar.bytes
+        has_rejects = sidecar.rejected == 0 or (out / rejects_name(task.number)).exists()
+        return sidecar.task == task.digest and has_tar and has_rejects
     return False
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lt.datagen.engine.plan import WRITE, Task, code_version
+from lt.datagen.engine.plan import WRITE, Task, code_version, pipeline_code
 from lt.datagen.engine.stage import Pipeline, Source, Stage, Traced, model_seconds, stage_digest
 from lt.datagen.shards import LtError, Reject, Sample, SampleError, ShardWriter
 from lt.datagen.shards.errors import OutputError
@@ -47,7 +47,16 @@ def run_task(pipeline: Pipeline, task: Task, out: Path, beat: Beat) -> Outcome:
 
 
 def make_shard(pipeline: Pipeline, task: Task, out: Path, beat: Beat) -> Sidecar:
-    """Read, process and write one split. Raises OutputError when the disk refuses, and whatever stages raise."""
+    """Read, process and write one split.
+
+    Raises:
+        OutputError: the disk refuses.
+        LtError: this process has other code than the one that planned the run. Whatever stages raise passes through.
+    """
+    if pipeline_code(pipeline) != task.code:
+        raise LtError(
+            f"The code of {pipeline.name} is not the one that this run began with.", "Leave it alone, and start again."
+        )
     with ShardWriter(out / shard_name(task.number), task=task.digest) as writer:
         meters: list[Meter] = []
         written = StageFigures(name=WRITE)
@@ -127,6 +136,8 @@ class Meter(Iterator[Sample]):
             if isinstance(item, Sample):
                 self._figures.kept += 1
                 return item
+            if not isinstance(item, Reject):
+                raise TypeError(f"stage {self._step.name!r} yielded a {type(item).__name__}, want Sample or Reject")
             _count(self._figures.rejected, item.reason)
             self._on_reject(item, self._step.name)
 

@@ -154,5 +154,5 @@ def test_the_table_shows_stages_and_how_far_the_run_is():
         for cells in ([c.strip() for c in line.strip("│┃ ").split("│")] for line in text.splitlines())
     }
     assert rows["coco"] == ["90", "2.0", "50", "", "missing-file 10"]
-    assert rows["[bold]matte"] == ["90", "45.0", "2", "20%"]  # names are text, not markup
+    assert rows["[bold]matte"] == ["90", "45.0", "2.0", "20%"]  # names are text, not markup
     assert "6/10 tasks · 2 done before · 1 failed · 1.5 samples/s · 0:01:00 gone, 0:01:00 left" in text

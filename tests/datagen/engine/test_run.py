@@ -1,6 +1,5 @@
 """What a run leaves behind, resumes and refuses. In this process (`workers=0`), where no worker is needed to show it."""
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from engine_pipelines import NoMultiples, Numbers, Slow, digests, tiny
 from lt.datagen.engine.plan import make_plan
 from lt.datagen.engine.run import RunState, run_pipeline
 from lt.datagen.engine.stage import Pipeline, SampleStage, model_time, stage_digest
+from lt.datagen.engine.task import run_task
 from lt.datagen.shards import LtError, Reject, Sample, SampleError, open_shards
 from lt.datagen.shards.errors import UsageError
 from lt.datagen.shards.manifest import MANIFEST, Manifest, Sidecar
@@ -133,6 +133,11 @@ def test_a_stage_that_lets_a_sample_error_escape_fails_its_tasks(out):
     assert "stage 'leaky' let a SampleError escape" in report.failed[0].error
 
 
+def test_a_stage_that_yields_something_else_is_named(out):
+    report = run_pipeline(Pipeline("nothing", Numbers(tasks=1), (Nothing(),)), out, workers=0)
+    assert report.failed[0].error == "TypeError: stage 'nothing' yielded a NoneType, want Sample or Reject"
+
+
 def test_json_that_is_no_object_is_a_reject(out):
     report = run_pipeline(Pipeline("foreign", Foreign()), out, workers=0)
     assert report.rejected == {"invalid-json": 1, "invalid-lineage": 1} and report.count == 0
@@ -155,7 +160,9 @@ def test_the_same_command_again_does_nothing(out):
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == stamps
 
 
-@pytest.mark.parametrize("damage", ["tar gone", "tar cut", "sidecar gone", "sidecar damaged", "other task"])
+@pytest.mark.parametrize(
+    "damage", ["tar gone", "tar cut", "rejects gone", "sidecar gone", "sidecar damaged", "other task"]
+)
 def test_only_what_is_missing_is_made_again(out, damage):
     run_pipeline(tiny(), out, workers=0)
     whole = digests(out)
@@ -164,12 +171,14 @@ def test_only_what_is_missing_is_made_again(out, damage):
         tar.unlink()
     elif damage == "tar cut":
         tar.write_bytes(tar.read_bytes()[:-1])
+    elif damage == "rejects gone":
+        (out / "rejects-000002.parquet").unlink()
     elif damage == "sidecar gone":
         sidecar.unlink()
     elif damage == "sidecar damaged":
         sidecar.write_bytes(sidecar.read_bytes()[:100])
     else:
-        sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"task": "0" * 64}))
+        Sidecar.load(sidecar).model_copy(update={"task": "0" * 64}).save(sidecar)
     report = run_pipeline(tiny(), out, workers=0)
     assert (report.done, report.resumed) == (1, 3) and report.complete
     assert digests(out) == whole
@@ -241,6 +250,14 @@ def test_other_code_is_refused_by_name(out, monkeypatch):
         run_pipeline(tiny(), out, workers=0)
 
 
+def test_code_that_changes_under_a_run_stops_its_tasks(out, monkeypatch):
+    plan = make_plan(tiny(tasks=1))
+    monkeypatch.setattr("lt.datagen.engine.plan._module_version", lambda module, file: "0.1.0+22222222")
+    outcome = run_task(plan.pipeline, plan.tasks[0], out, lambda figures: None)
+    assert outcome.kind == "refused" and outcome.error == "The code of tiny is not the one that this run began with."
+    assert not digests(out)
+
+
 def test_a_folder_of_foreign_shards_is_refused(out):
     out.mkdir()
     (out / "00000.tar").write_bytes(b"")
@@ -249,11 +266,14 @@ def test_a_folder_of_foreign_shards_is_refused(out):
     assert [path.name for path in out.iterdir()] == ["00000.tar"]
 
 
-def test_wrong_calls_are_refused(out):
+def test_wrong_calls_are_refused(out, monkeypatch):
     with pytest.raises(UsageError, match="Unknown engine 'spark'"):
         run_pipeline(tiny(), out, engine="spark")
     with pytest.raises(UsageError, match="want 0 or more"):
         run_pipeline(tiny(), out, workers=-1)
+    monkeypatch.setattr("lt.datagen.engine.plan.MAX_TASKS", 10)
+    with pytest.raises(LtError, match="11 splits, at most 10"):
+        make_plan(tiny(tasks=11))
     with pytest.raises(LtError, match="'slow' is used twice"):
         make_plan(Pipeline("twice", Numbers(), (Slow(), Slow(0.1))))
 
@@ -304,6 +324,14 @@ class Leaky(NoMultiples):
     def __call__(self, samples: Iterator[Sample]) -> Iterator[Sample | Reject]:
         for sample in samples:
             yield self.process(sample)
+
+
+@dataclass(frozen=True)
+class Nothing(SampleStage):
+    name: ClassVar[str] = "nothing"
+
+    def process(self, sample: Sample):
+        return None
 
 
 @dataclass(frozen=True)
