@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lt.models.nn.diffusion import Condition
-from lt.models.nn.unet import call_unet, unet_arguments
+from lt.models.nn.unet import call_unet, unet_arguments, weights_dtype
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel
@@ -66,7 +66,8 @@ class ControlledUNet(nn.Module):
         """See :func:`~lt.models.nn.unet.call_unet`; hints are taken out of the condition first."""
         hints = {name.removeprefix(HINT): value for name, value in condition.items() if name.startswith(HINT)}
         words = {name: value for name, value in condition.items() if not name.startswith(HINT)}
-        return call_unet(self.unet, z, t, words, **self.residuals(z, t, words, hints))
+        low = z.to(weights_dtype(self.unet))
+        return call_unet(self.unet, low, t, words, **self.residuals(low, t, words, hints)).to(z.dtype)
 
     def residuals(self, z: Tensor, t: Tensor, words: Condition, hints: Mapping[str, Tensor]) -> dict[str, Any]:
         """The branches' contributions, summed, under the names of diffusers' U-Net; empty without hints.

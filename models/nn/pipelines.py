@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lt.models.nn.autoencoder import AutoencoderSpace
 from lt.models.nn.control import HINT, ControlledUNet
 from lt.models.nn.diffusion import Condition, Denoiser, NoiseSchedule
-from lt.models.nn.unet import TextUNet
+from lt.models.nn.unet import TextUNet, weights_dtype
 
 
 def denoiser_from(pipe: Any, controls: Sequence[str] = ()) -> Denoiser:
@@ -70,14 +70,14 @@ class PixArtNetwork(nn.Module):
         if ids is not None:
             micro = {"resolution": ids[:, :2], "aspect_ratio": ids[:, 2:]}
         output = self.transformer(
-            z,
+            z.to(weights_dtype(self.transformer)),
             encoder_hidden_states=condition["text"],
             encoder_attention_mask=condition["text_mask"],
             timestep=t.expand(len(z)),
             added_cond_kwargs=micro,
             return_dict=False,
         )[0]
-        return output[:, : z.shape[1]]
+        return output[:, : z.shape[1]].to(z.dtype)
 
 
 def space_from(pipe: Any) -> AutoencoderSpace:

@@ -151,7 +151,10 @@ def unet_arguments(condition: Condition) -> dict[str, Any]:
 
 
 class TextUNet(nn.Module):
-    """A diffusers U-Net as the ``network`` of a :class:`~lt.models.nn.diffusion.Denoiser`."""
+    """A diffusers U-Net as the ``network`` of a :class:`~lt.models.nn.diffusion.Denoiser`.
+
+    States keep their own precision; the U-Net sees them in its weights'.
+    """
 
     def __init__(self, unet: nn.Module):
         super().__init__()
@@ -159,7 +162,12 @@ class TextUNet(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """See :func:`call_unet`."""
-        return call_unet(self.unet, z, t, condition)
+        return call_unet(self.unet, z.to(weights_dtype(self.unet)), t, condition).to(z.dtype)
+
+
+def weights_dtype(module: nn.Module) -> torch.dtype:
+    """The dtype of a module's first parameter: what its inputs must have where nothing casts automatically."""
+    return next(module.parameters()).dtype
 
 
 @contextmanager

@@ -192,6 +192,14 @@ def test_another_schedule_and_prediction_type_make_no_difference():
     assert both_met(0.5, other=(LINEAR, "sample"), count=1500) == pytest.approx(same, abs=0.01)
 
 
+def test_the_way_between_two_latent_spaces_is_its_own_inverse():
+    here, there = member(smooth(1), Rotated(0.4), (2, 4, 4)), member(smooth(1), Rotated(-1.3), (2, 4, 4))
+    latents = seeded_noise([1], (2, 4, 4))
+    moved = carry(latents, here, there, clamp=None)
+    assert (moved - latents).abs().max() > 0.1
+    torch.testing.assert_close(carry(moved, there, here, clamp=None), latents)
+
+
 def test_every_model_is_asked_at_its_own_timestep_of_the_same_snr():
     asked = {"lead": [], "other": []}
 
@@ -385,6 +393,17 @@ def test_hand_overs_chain_and_each_may_be_a_group():
 
 
 # --- real pipelines ---------------------------------------------------------------------------------------------------
+
+
+def test_networks_in_half_precision_work_on_states_in_full(tiny_sd):
+    """bfloat16 weights and text beside float32 states: what a GPU run does, here on the CPU."""
+    tiny_sd.to(torch.bfloat16)
+    full, empty = prompt_conditions(tiny_sd, ["a red apple"], (32, 32))
+    guided = Guided(denoiser_from(tiny_sd), full, empty, 4.0)
+    lead, twin = (Member(guided, space_from(tiny_sd), (4, 16, 16), 0.5) for _ in range(2))
+    assert lead.space is not twin.space
+    latents = joint_denoise([lead, twin], make_scheduler("dpm++2m", SD), steps=4, seeds=[1])
+    assert latents.dtype == torch.float32 and latents.isfinite().all()
 
 
 def test_sdxl_and_sd_pipelines_of_different_autoencoders_draw_together(tiny_sd, tiny_sdxl):

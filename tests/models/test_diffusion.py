@@ -69,6 +69,18 @@ def test_matching_by_snr_is_the_inverse_of_the_schedule(name, t):
     assert float(schedule.timestep_of(sigma / alpha)) == pytest.approx(t, abs=1e-5)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.floats(1, 950))
+def test_going_to_another_schedule_and_back_is_the_identity(t):
+    here, there = SCHEDULES["sd"], SCHEDULES["cosine"]
+    for first, second in ((here, there), (there, here)):
+        like = torch.zeros(1, dtype=torch.float64)
+        alpha, sigma = first.alpha_sigma(torch.tensor(t, dtype=torch.float64), like)
+        alpha, sigma = second.alpha_sigma(second.timestep_of(sigma / alpha), like)
+        inside = second.noise_to_signal[0] < sigma / alpha < second.noise_to_signal[-1]
+        assert not inside or float(first.timestep_of(sigma / alpha)) == pytest.approx(t, abs=1e-4)
+
+
 def test_matching_beyond_a_schedule_gives_its_ends():
     assert NoiseSchedule().timestep_of(torch.tensor([0.0, 1e9])).tolist() == [0.0, 999.0]
 
@@ -263,6 +275,14 @@ def test_same_pixels_as_diffusers_pipeline(tiny_sd, name, scale):
     expected = theirs(tiny_sd, PROMPTS, [11, 12], 8, scale)
     assert torch.equal(ours(tiny_sd, tiny_sd.scheduler, PROMPTS, [11, 12], 8, scale), expected)
     assert expected.std() > 0.05, "a picture, not a plain field"
+
+
+def test_same_pixels_with_the_scheduler_of_the_sd15_folder(tiny_sd):
+    from diffusers import PNDMScheduler
+
+    tiny_sd.scheduler = PNDMScheduler(**NoiseSchedule().config(), skip_prk_steps=True, steps_offset=1)
+    pixels = ours(tiny_sd, tiny_sd.scheduler, PROMPTS, [1, 2], 6, 3.0)
+    assert torch.equal(pixels, theirs(tiny_sd, PROMPTS, [1, 2], 6, 3.0))
 
 
 def test_same_pixels_with_v_prediction_and_zero_terminal_snr(tiny_sd):
