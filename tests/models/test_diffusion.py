@@ -20,6 +20,7 @@ from lt.models.nn.diffusion import (
 )
 from lt.models.nn.pipelines import denoiser_from, prompt_conditions, space_from, stable_diffusion_pipeline
 from lt.models.nn.sampling import Solver, make_scheduler, restart_history, sample, seeded_start
+from lt.models.pangu import TimeDecoupled
 
 SCHEDULES = {
     "sd": NoiseSchedule(),
@@ -235,6 +236,67 @@ def test_the_validation_loss_does_not_depend_on_the_batch():
     alone = model.validation_loss(x0[2:3], {"text": text["text"][2:3]}, seeds=[9], points=5)
     assert whole.shape == (4, 5)
     torch.testing.assert_close(whole[2:3], alone)
+
+
+class Plane(torch.nn.Module):
+    """A small network over points of the plane, ``[b, 2, 1, 1]``, told a class."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(2 + 16 + 2, 64),
+            torch.nn.SiLU(),
+            torch.nn.Linear(64, 64),
+            torch.nn.SiLU(),
+            torch.nn.Linear(64, 2),
+        )
+
+    def forward(self, z, t, condition):
+        waves = t.expand(len(z))[:, None] / 1000 * 2.0 ** torch.arange(8) * torch.pi / 2
+        inputs = torch.cat([z.flatten(1), waves.sin(), waves.cos(), condition["class"]], dim=1)
+        return self.layers(inputs).view_as(z)
+
+
+def train(model, steps=500):
+    """Two classes, each one tight cluster: class 0 about (1.5, 1.5), class 1 about (-1.5, 1.5)."""
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    empty = {"class": torch.zeros(1, 2)}
+    for _ in range(steps):
+        label = torch.randint(2, (256,), generator=generator)
+        x0 = torch.stack([1.5 - 3.0 * label, torch.full((256,), 1.5)], dim=1) + 0.1 * torch.randn(
+            256, 2, generator=generator
+        )
+        condition = drop_condition({"class": torch.eye(2)[label]}, empty, 0.1, generator)
+        loss, _ = model.loss(x0[..., None, None], condition, generator)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_loss_teaches_the_sampler_draws(kind):
+    """One object defines both: train it, sample from it, find the classes where the data had them."""
+    torch.manual_seed(0)
+    model = train(Denoiser(Plane(), prediction_type=kind, min_snr_gamma=5.0))
+    for label, place in ((0, 1.5), (1, -1.5)):
+        wanted = {"class": torch.eye(2)[label].expand(200, 2)}
+        guided = Guided(model, wanted, {"class": torch.zeros(200, 2)}, 1.5)
+        points = sample(
+            guided, make_scheduler("dpm++2m", NoiseSchedule(), kind), seeded_noise(range(200), (2, 1, 1)), steps=20
+        )
+        near = (points.flatten(1) - torch.tensor([place, 1.5])).norm(dim=1) < 0.6
+        assert near.float().mean() > 0.95
+
+
+def test_two_generators_trained_apart_draw_together():
+    """PanGu-Draw's scheme on the same data: each half learns its own timesteps only."""
+    torch.manual_seed(0)
+    halves = [train(Denoiser(Plane(), timesteps=span)) for span in (range(500, 1000), range(500))]
+    guided = Guided(TimeDecoupled(*halves), {"class": torch.eye(2)[1].expand(200, 2)})
+    points = sample(guided, make_scheduler("euler", NoiseSchedule()), seeded_noise(range(200), (2, 1, 1)), steps=20)
+    assert ((points.flatten(1) - torch.tensor([-1.5, 1.5])).norm(dim=1) < 0.6).float().mean() > 0.95
 
 
 def test_seeded_noise_is_diffusers_own():
