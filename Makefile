@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 EXTRAS := all,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup types lint format test demo bench-help clean
+.PHONY: help setup types lint format test demo bench-help bench-shards test-webdataset-0.2 clean
 
 help: ## what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
+	@grep -hE '^[a-z0-9.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
 
 $(VENV)/.ready: pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -44,6 +44,14 @@ demo: setup ## shipped photographs to layers, and a page that shows them
 
 bench-help: setup ## start-up of lt --help against importing typer and rich
 	$(BIN)/python benchmarks/help.py
+
+bench-shards: setup ## shards against stock webdataset and sha256sum
+	$(BIN)/python benchmarks/shards.py
+
+test-webdataset-0.2: setup ## the readers' tests with the old webdataset that img2dataset needs (fetches it)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target build/webdataset-0.2 webdataset==0.2.111
+	PYTHONPATH=build/webdataset-0.2 $(BIN)/python -c "import webdataset as w; assert w.__version__ == '0.2.111', w.__file__"
+	PYTHONPATH=build/webdataset-0.2 $(BIN)/python -m pytest -q tests/datagen/shards/test_other_readers.py
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) build dist *.egg-info

@@ -6,6 +6,7 @@ What cannot be trusted is raised as a ShardError, or handed to `on_bad` as a Rej
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
+from typing import Any
 from zlib import crc32
 
 from lt.datagen.shards.errors import ShardError
@@ -199,6 +200,17 @@ class Shards:
         from webdataset.compat import WebDataset
 
         return WebDataset([shard.location.url for shard in self.shards], shardshuffle=False)
+
+    def hugging_face(self, streaming: bool = True, **options: Any):
+        """The same shards through `datasets.load_dataset("webdataset", ...)`, with the features of all fields stated.
+
+        By itself that function infers the features from five samples, and refuses sets whose samples differ in their fields
+        (in the number of layers, say). A field that a sample lacks comes out as None.
+        """
+        from lt.datagen.shards.interop import load_hugging_face
+
+        fields = {name for shard in self.shards for places in shard.index.samples.values() for name in places}
+        return load_hugging_face([shard.location.url for shard in self.shards], sorted(fields), streaming, **options)
 
 
 def shard_identity(shard: Shard) -> list[str]:
