@@ -1,21 +1,18 @@
 """What a run will do: its tasks and their digests, and how it differs from the run that filled a folder before.
 
 A task is one split of the source and becomes one shard. Its digest is over everything that decides its bytes: the split, the
-inputs, the settings of source and stages, and the code of both (version of lt and digest of the module that defines them).
+inputs, the settings of source and stages, and the code of both.
 """
 
-import hashlib
-import inspect
 import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from lt import __version__
-from lt.datagen.engine.stage import Pipeline, Source, Stage, stage_settings
+from lt.datagen.engine.code import code_version
+from lt.datagen.engine.stage import Pipeline, stage_settings
 from lt.datagen.shards import LtError
 from lt.datagen.shards.manifest import Manifest
 from lt.datagen.shards.storage import digest_of
@@ -95,23 +92,9 @@ def make_plan(pipeline: Pipeline) -> Plan:
     return Plan(pipeline, settings, inputs, digest, tasks)
 
 
-def code_version(step: Stage | Source) -> str:
-    """Version of lt and 8 hex digits over the source text of the module that defines `step`: `0.1.0+1f2e3d4c`."""
-    return _module_version(type(step).__module__, inspect.getfile(type(step)))
-
-
 def pipeline_code(pipeline: Pipeline) -> str:
     """Digest over the code versions of all steps."""
     return digest_of([code_version(step) for step in (pipeline.source, *pipeline.stages)])
-
-
-@lru_cache
-def _module_version(module: str, file: str) -> str:
-    try:
-        text = Path(file).read_bytes()
-    except OSError:  # typed into an interpreter
-        text = module.encode()
-    return f"{__version__}+{hashlib.sha256(text).hexdigest()[:8]}"
 
 
 def differences(manifest: Manifest, plan: Plan) -> list[str]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lt.datagen.engine.plan import WRITE, Task, code_version, pipeline_code
+from lt.datagen.engine.code import code_version
+from lt.datagen.engine.plan import WRITE, Task, pipeline_code
 from lt.datagen.engine.stage import Pipeline, Source, Stage, Traced, model_seconds, stage_digest
 from lt.datagen.shards import LtError, Reject, Sample, SampleError, ShardWriter
 from lt.datagen.shards.errors import OutputError

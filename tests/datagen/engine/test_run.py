@@ -243,16 +243,16 @@ def test_other_inputs_are_refused_by_name(out):
 
 
 def test_other_code_is_refused_by_name(out, monkeypatch):
-    monkeypatch.setattr("lt.datagen.engine.plan._module_version", lambda module, file: "0.1.0+11111111")
+    monkeypatch.setattr("lt.datagen.engine.code._version_of", lambda module: "0.1.0+11111111")
     run_pipeline(tiny(), out, workers=0)
-    monkeypatch.setattr("lt.datagen.engine.plan._module_version", lambda module, file: "0.1.0+22222222")
+    monkeypatch.setattr("lt.datagen.engine.code._version_of", lambda module: "0.1.0+22222222")
     with pytest.raises(LtError, match=r'slow.code: "0.1.0\+11111111" -> "0.1.0\+22222222"'):
         run_pipeline(tiny(), out, workers=0)
 
 
 def test_code_that_changes_under_a_run_stops_its_tasks(out, monkeypatch):
     plan = make_plan(tiny(tasks=1))
-    monkeypatch.setattr("lt.datagen.engine.plan._module_version", lambda module, file: "0.1.0+22222222")
+    monkeypatch.setattr("lt.datagen.engine.code._version_of", lambda module: "0.1.0+22222222")
     outcome = run_task(plan.pipeline, plan.tasks[0], out, lambda figures: None)
     assert outcome.kind == "refused" and outcome.error == "The code of tiny is not the one that this run began with."
     assert not digests(out)
