@@ -16,7 +16,7 @@ import numpy as np
 
 from lt.datagen.engine.stage import rng_for
 from lt.datagen.shards import Sample, compose
-from lt.datagen.shards.compose import EXACT, composite
+from lt.datagen.shards.compose import EXACT, alpha_box, composite
 from lt.datagen.shards.sample import layer_field
 from lt.datagen.shards.storage import digest_of_file
 from lt.datagen.sources import backgrounds, drawings, grammar, held_out, scene_layout
@@ -38,7 +38,7 @@ _KINDS = ("plain",) * 3 + ("fading",) * 2 + OUTDOOR + ("meadow", "room", "room",
 
 @dataclass(frozen=True)
 class Layer:
-    """One drawing in its place. `pixels` is the full canvas [size, size, 4]; `box` is (x, y, width, height) in pixels."""
+    """One drawing in its place. `pixels` is the full canvas [size, size, 4]; `box` is (x, y, width, height) of its ink in pixels."""
 
     phrase: int
     pixels: np.ndarray
@@ -162,7 +162,8 @@ def _layer(phrase: Phrase, index: int, box: tuple[float, float, float, float], s
     x, y = min(round(box[0] * size), size - width), min(round(box[1] * size), size - height)
     pixels = np.zeros((size, size, 4), np.uint8)
     pixels[y : y + height, x : x + width] = ink
-    return Layer(index, pixels, (x, y, width, height))
+    inner_x, inner_y, inner_width, inner_height = alpha_box(ink[..., 3]) or (0, 0, width, height)
+    return Layer(index, pixels, (x + inner_x, y + inner_y, inner_width, inner_height))
 
 
 def _describe(scene: Scene) -> list[dict[str, Any]]:
