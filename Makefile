@@ -53,5 +53,8 @@ test-webdataset-0.2: setup ## the readers' tests with the old webdataset that im
 	PYTHONPATH=build/webdataset-0.2 $(BIN)/python -c "import webdataset as w; assert w.__version__ == '0.2.111', w.__file__"
 	PYTHONPATH=build/webdataset-0.2 $(BIN)/python -m pytest -q tests/datagen/shards/test_other_readers.py
 
+gpu-check: setup ## on a GPU: agreement with the CPU, samples/s and memory at the papers' sizes
+	$(BIN)/python benchmarks/gpu_check.py
+
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) build dist *.egg-info
