@@ -211,7 +211,7 @@ def _add_face(points: dict[str, Point], stance: Stance, build: Build, up: Point)
     head, size = points["head"], HEAD * build.head
     if stance.facing:
         forward = stance.facing * size
-        points["nose"] = _aside(head, up, 0.98 * forward, -0.06 * size)
+        points["nose"] = _aside(head, up, 0.9 * forward, -0.06 * size)
         for side in SIDES:
             points[f"{side}_eye"] = _aside(head, up, 0.55 * forward, 0.16 * size)
             points[f"{side}_ear"] = _aside(head, up, -0.12 * forward, 0.0)

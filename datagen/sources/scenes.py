@@ -38,7 +38,7 @@ _KINDS = ("plain",) * 3 + ("fading",) * 2 + OUTDOOR + ("meadow", "room", "room",
 
 @dataclass(frozen=True)
 class Layer:
-    """One drawing in its place. `pixels` is the full canvas [size, size, 4]; `box` is (x, y, width, height) of its ink in pixels."""
+    """One drawing in its place: `pixels` [size, size, 4] of the full canvas, `box` (x, y, width, height) of its ink."""
 
     phrase: int
     pixels: np.ndarray
