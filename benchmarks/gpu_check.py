@@ -1,4 +1,4 @@
-"""What only a GPU can tell (`make gpu-check`): agreement with the CPU, training steps at the papers' sizes, the loss kernel alone.
+"""What only a GPU can tell (`make gpu-check`): agreement with the CPU, training steps at the papers' sizes, the loss alone.
 
 python benchmarks/gpu_check.py                 # on a CUDA machine
 python benchmarks/gpu_check.py --device cpu    # the same code on tiny shapes: says nothing about speed
