@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from lt.cli import datagen, doctor, export, shards, train
+from lt.cli import datagen, doctor, eval, export, sample, shards, train
 
 app = typer.Typer(
     name="lt",
@@ -24,6 +24,8 @@ shards.app.command(epilog="Example: lt shards export data/scenes-train --format 
 )
 shards.app.command(epilog="Example: lt shards page data/scenes-train")(export.page)
 app.command("train", epilog="Example: lt train filip --data data/scenes-train --set train.lr=3e-4")(train.train)
+app.add_typer(eval.app, name="eval")
+app.add_typer(sample.app, name="sample")
 app.command("doctor", epilog="Example: lt doctor")(doctor.doctor)
 
 

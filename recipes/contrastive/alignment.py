@@ -26,7 +26,7 @@ _FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansSC-Regular.otf", "wqy-microhei.ttc
 
 @dataclass(frozen=True)
 class Aligned:
-    """A picture uint8 [s, s, 3], the words that stand for each real place, and for each patch the place of its best word [g, g]."""
+    """A picture uint8 [s, s, 3], the words of its text's real places, and for each patch the place of its best word [g, g]."""
 
     picture: np.ndarray
     words: list[str]
@@ -34,60 +34,60 @@ class Aligned:
 
     @classmethod
     def of(cls, image: Tensor, words: list[str], patches: Tensor, places: Tensor) -> "Aligned":
-        """From a picture uint8 [3, s, s], the words of its text's real places, unit vectors of patches [n, d] and places [L, d]."""
+        """From a picture uint8 [3, s, s], the words of real places, and unit vectors of patches [n, d] and places [L, d]."""
         mask = torch.arange(len(places), device=places.device)[None] < len(words)
         best, _ = word_of_patch(patches, Features(places[None], mask))
         grid = round(len(patches) ** 0.5)
         return cls(image.permute(1, 2, 0).cpu().numpy(), words, best.view(grid, grid).cpu().numpy())
 
-    def drawn(self, highlight: Sequence[bool]) -> np.ndarray:
-        """The picture uint8 [h, w, 3]: patches whose best word's place is in `highlight` keep their colours, others fade.
+    def drawn(self, things: Sequence[int]) -> np.ndarray:
+        """The picture uint8 [h, w, 3]: patches whose best word names a thing keep their colours, others fade.
 
         Below stands the text, every word with its number.
+
+        Args:
+            things: for each place the number of the thing that its word names, or -1; each thing has a colour of its own.
         """
+        owner = [*things, *([-1] * len(self.words))]
         grid = len(self.best)
         side = grid * CELL
-        canvas = Image.fromarray(self.picture).resize((side, side), Image.Resampling.NEAREST)
-        faded = Image.blend(canvas, Image.new("RGB", canvas.size, "white"), 0.7)
-        draw = ImageDraw.Draw(faded)
-        for row in range(grid):
-            for column in range(grid):
-                self._patch(draw, faded, canvas, row, column, highlight)
-        return _above(faded, self._legend(side, highlight))
+        full = Image.fromarray(self.picture).resize((side, side), Image.Resampling.NEAREST)
+        page = Image.blend(full, Image.new("RGB", full.size, "white"), 0.7)
+        draw = ImageDraw.Draw(page)
+        for row, column in np.ndindex(grid, grid):
+            word = int(self.best[row, column])
+            box = (column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL)
+            if owner[word] >= 0:
+                page.paste(full.crop(box), box[:2])
+                draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=_colour(owner[word]), width=2)
+            centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+            ink = _colour(owner[word], (110, 110, 110))
+            draw.text(centre, str(word), ink, font(CELL * 0.45), "mm", stroke_width=3, stroke_fill="white")
+        return _above(page, self._legend(side, owner))
 
-    def _patch(self, draw, faded: Image.Image, full: Image.Image, row: int, column: int, on: Sequence[bool]) -> None:
-        box = (column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL)
-        word = int(self.best[row, column])
-        chosen = word < len(on) and on[word]
-        if chosen:
-            faded.paste(full.crop(box), box[:2])
-            draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=_colour(word), width=2)
-        centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-        ink = {"fill": _colour(word) if chosen else (110, 110, 110), "stroke_width": 3, "stroke_fill": "white"}
-        draw.text(centre, str(word), font=font(CELL * 0.45), anchor="mm", **ink)
-
-    def _legend(self, width: int, highlight: Sequence[bool]) -> Image.Image:
-        size = 15
-        shown = [
-            (f"{number} {word}", number < len(highlight) and highlight[number])
-            for number, word in enumerate(self.words)
-        ]
-        letters = font(size)
-        lines: list[list[tuple[float, str, int, bool]]] = [[]]
-        x = 6.0
-        for number, (text, chosen) in enumerate(shown):
+    def _legend(self, width: int, owner: Sequence[int]) -> Image.Image:
+        letters, height, margin = font(15), 22, 6
+        lines: list[list[tuple[float, str, int]]] = [[]]
+        x = float(margin)
+        for number, word in enumerate(self.words):
+            text = f"{number} {word}"
             length = letters.getlength(text) + 14
             if x + length > width and lines[-1]:
                 lines.append([])
-                x = 6.0
-            lines[-1].append((x, text, number, chosen))
+                x = float(margin)
+            lines[-1].append((x, text, owner[number]))
             x += length
-        image = Image.new("RGB", (width, len(lines) * (size + 7) + 8), "white")
+        image = Image.new("RGB", (width, len(lines) * height + 8), "white")
         draw = ImageDraw.Draw(image)
         for row, line in enumerate(lines):
-            for x, text, number, chosen in line:
-                draw.text((x, 4 + row * (size + 7)), text, font=letters, fill=_colour(number) if chosen else "black")
+            for x, text, thing in line:
+                draw.text((x, 4 + row * height), text, _colour(thing, (0, 0, 0)), letters)
         return image
+
+
+def owners(names: Tensor) -> list[int]:
+    """For each place the number of the thing whose name it belongs to, or -1; `names` is bool [things, L]."""
+    return torch.where(names.any(0), names.int().argmax(0), -1).tolist()
 
 
 def sheet(pictures: Sequence[np.ndarray], columns: int = 3) -> np.ndarray:
@@ -144,8 +144,8 @@ def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.truetype(chinese_font(), size) if chinese_font() else ImageFont.load_default(size)
 
 
-def _colour(number: int) -> tuple[int, int, int]:
-    return _COLOURS[number % len(_COLOURS)]
+def _colour(thing: int, otherwise: tuple[int, int, int] = (0, 0, 0)) -> tuple[int, int, int]:
+    return _COLOURS[thing % len(_COLOURS)] if thing >= 0 else otherwise
 
 
 def _above(upper: Image.Image, lower: Image.Image) -> np.ndarray:

@@ -19,7 +19,7 @@ from lt.models.nn.dual import DualEncoder
 from lt.models.nn.timm_tower import TimmConfig
 from lt.models.nn.tokenizers import TextTokenizer
 from lt.models.nn.transformer import Block
-from lt.recipes.contrastive.alignment import Aligned, sheet
+from lt.recipes.contrastive.alignment import Aligned, owners, sheet
 from lt.recipes.contrastive.pairs import Pair
 from lt.recipes.contrastive.settings import ContrastiveSettings, HeadSettings
 from lt.recipes.evaluate.localisation import Found, found, found_figures
@@ -142,7 +142,7 @@ class ContrastiveObjective(Objective):
         for row in range(min(_PICTURES, len(batch["key"]))):
             pieces = self.tokenizer.pieces(batch["caption"][row])
             aligned = Aligned.of(batch["image"][row], pieces, patches[row], words[row])
-            drawn.append(aligned.drawn(batch["names"][row].any(0).tolist()))
+            drawn.append(aligned.drawn(owners(batch["names"][row])))
         return drawn
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:

@@ -16,7 +16,12 @@ def scenes_world(settings: ContrastiveSettings, note: Note) -> tuple[list[str], 
     """(training folders, test folder) of scenes under `data/`, made on the first call and found again later."""
     world = settings.world
     train = scenes("train", world.train, world.size, note)
-    return [str(train)], str(scenes("test", world.test, world.size, note))
+    return [str(train)], str(test_scenes(settings, note))
+
+
+def test_scenes(settings: ContrastiveSettings, note: Note) -> Path:
+    """The folder of the world's test scenes."""
+    return scenes("test", settings.world.test, settings.world.size, note)
 
 
 def scenes(split: str, count: int, size: int, note: Note, seed: int = 0) -> Path:

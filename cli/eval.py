@@ -1,0 +1,90 @@
+"""`lt eval`: measure a trained model; every figure comes with its interval and the digests of model and data."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from lt.cli.output import JsonOption, note, print_json, print_table
+
+if TYPE_CHECKING:
+    from lt.recipes.evaluate.report import Evaluation
+
+app = typer.Typer(
+    no_args_is_help=True, help="Measure a trained model, with intervals and the digests behind each number."
+)
+
+Checkpoint = typer.Option(..., "--checkpoint", help="A run's folder (its best checkpoint is taken) or a checkpoint.")
+Data = typer.Option(..., "--data", help="Shards (folder, tar, pattern, URL), or a file of captions.")
+Pictures = typer.Option(
+    None, "--pictures", help="With a file of captions: the folder of its pictures.", show_default="the file's own"
+)
+Split = typer.Option("", "--split", help="With one of Karpathy's files: train | val | test ...", show_default="all")
+Only = typer.Option(None, "--only", help="With a file of captions: keep the pictures that this file lists, one a line.")
+Limit = typer.Option(None, "--limit", min=1, help="Only the first so many pictures.", show_default="all")
+Cache = typer.Option(True, "--cache/--no-cache", help="Keep the pictures' features under LT_HOME for the next time.")
+
+
+@app.command(epilog="Example: lt eval retrieval --checkpoint runs/filip-tiny --data data/scenes-test-64px-1000")
+def retrieval(
+    checkpoint: Path = Checkpoint,
+    data: str = Data,
+    pictures: Path = Pictures,
+    split: str = Split,
+    only: Path = Only,
+    limit: int = Limit,
+    captions: int = typer.Option(
+        None, "--captions", min=1, help="At most so many captions a picture.", show_default="all"
+    ),
+    cache: bool = Cache,
+    as_json: bool = JsonOption,
+) -> None:
+    """R@1, R@5, R@10 between pictures and captions, both ways, and their mean. COCO, Flickr30k(-CN), COCO-CN files are read."""
+    from lt.recipes.evaluate.features import Encoder
+    from lt.recipes.evaluate.readers import open_collection
+    from lt.recipes.evaluate.report import evaluate_retrieval
+
+    encoder = Encoder.load(checkpoint)
+    collection = open_collection(data, pictures, encoder.language, split, only)
+    _print(evaluate_retrieval(encoder, collection, limit, captions, cache, note), as_json)
+
+
+@app.command(
+    "zero-shot", epilog="Example: lt eval zero-shot --checkpoint runs/filip-tiny --data data/scenes-test-64px-1000"
+)
+def zero_shot(
+    checkpoint: Path = Checkpoint,
+    data: str = Data,
+    classes: Path = typer.Option(
+        None, "--classes", help="Class names, one a line (or: label, tab, name).", show_default="the labels that occur"
+    ),
+    prompts: str = typer.Option(
+        None,
+        "--prompts",
+        help="A file of templates with {}, or english | chinese | world-english | world-chinese.",
+        show_default="by language",
+    ),
+    rule: str = typer.Option(None, "--rule", help="mean | votes", show_default="the paper's"),
+    limit: int = Limit,
+    cache: bool = Cache,
+    as_json: bool = JsonOption,
+) -> None:
+    """Classify pictures by prompts alone. Labels: a `cls` field, json.label, or layers of one category."""
+    from lt.datagen.shards.errors import UsageError
+    from lt.recipes.evaluate.features import Encoder
+    from lt.recipes.evaluate.readers import open_collection
+    from lt.recipes.evaluate.report import evaluate_zero_shot
+
+    if rule not in (None, "mean", "votes"):
+        raise UsageError(f"Unknown rule {rule!r}.", "Known: mean, votes.")
+    encoder = Encoder.load(checkpoint)
+    collection = open_collection(data, language=encoder.language)
+    _print(evaluate_zero_shot(encoder, collection, classes, prompts, rule, limit, cache, note), as_json)
+
+
+def _print(evaluation: "Evaluation", as_json: bool) -> None:
+    if as_json:
+        print_json(evaluation.as_json())
+        return
+    rows = [[name, round(i.value, 2), f"{i.low:.1f} to {i.high:.1f}"] for name, i in evaluation.figures.items()]
+    print_table(["figure", "%", "95 % interval"], rows)

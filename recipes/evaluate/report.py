@@ -1,0 +1,147 @@
+"""`lt eval retrieval` and `lt eval zero-shot`: from a checkpoint and data to figures with intervals and digests."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lt.datagen.shards import LtError
+from lt.models.nn.contrastive import Features
+from lt.recipes.checkpoints import versions
+from lt.recipes.contrastive.pairs import text_number
+from lt.recipes.evaluate import zero_shot
+from lt.recipes.evaluate.bootstrap import Interval
+from lt.recipes.evaluate.features import Encoder, Pictures, encode_pictures
+from lt.recipes.evaluate.readers import Collection, Item
+from lt.recipes.evaluate.retrieval import recalls
+from lt.recipes.registry import Note
+
+_SAID_AT_MOST = 3
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures in percent with 95 % intervals, and everything that they depend on."""
+
+    task: str
+    figures: dict[str, Interval]
+    protocol: dict[str, Any]
+    """What was compared and how: numbers that differ here cannot be compared."""
+    data: dict[str, Any]
+    model: dict[str, Any]
+    passed_over: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=versions)
+
+    def as_json(self) -> dict[str, Any]:
+        figures = {name: interval._asdict() for name, interval in self.figures.items()}
+        return {**asdict(replace(self, figures={})), "figures": figures}
+
+
+def evaluate_retrieval(
+    encoder: Encoder,
+    collection: Collection,
+    limit: int | None = None,
+    captions: int | None = None,
+    cache: bool = True,
+    note: Note = print,
+) -> Evaluation:
+    """Retrieval among the first `limit` pictures with at most `captions` captions each."""
+    pictures = encode_pictures(encoder, collection, limit, cache)
+    texts = [text for said in pictures.captions for text in said[:captions]]
+    owner = torch.tensor([row for row, said in enumerate(pictures.captions) for _ in said[:captions]])
+    numbers = torch.tensor([text_number(text) for text in texts])
+    _announce(encoder, collection, pictures, f"{len(texts):,} captions", note)
+    found = recalls(pictures.features, encoder.texts(texts), numbers, owner)
+    protocol = {"pictures": len(pictures.keys), "captions": len(texts), "language": encoder.language, "bootstrap": 1000}
+    return _evaluation("retrieval", found.intervals(), protocol, encoder, collection, pictures)
+
+
+def evaluate_zero_shot(
+    encoder: Encoder,
+    collection: Collection,
+    classes: Path | None = None,
+    prompts: str | None = None,
+    rule: zero_shot.Rule | None = None,
+    limit: int | None = None,
+    cache: bool = True,
+    note: Note = print,
+) -> Evaluation:
+    """Zero-shot classification of the samples that have one label; the others are counted and left out.
+
+    Raises:
+        LtError: no sample has a label, or one is not among the classes.
+    """
+    prompts, rule = prompts or zero_shot.default_prompts(encoder), rule or zero_shot.default_rule(encoder)
+    templates = zero_shot.read_prompts(prompts)
+    pictures = encode_pictures(encoder, collection, limit, cache)
+    rows, labels = _labelled(collection.items, pictures.keys, encoder.language)
+    if not labels:
+        raise LtError(
+            f"No sample of {collection.name} has exactly one label.",
+            "Labels are read from a `cls` field, from json.label, or from layers of one category.",
+        )
+    known, truth = zero_shot.known_classes(labels, zero_shot.read_classes(classes) if classes else None)
+    _announce(
+        encoder, collection, pictures, f"{len(known.names):,} classes x {len(templates)} prompts ({prompts})", note
+    )
+    scored = zero_shot.scores(encoder, Features(pictures.features.tokens[rows]), known.names, templates, rule)
+    protocol = {
+        "pictures": len(rows),
+        "classes": len(known.names),
+        "prompts": templates,
+        "rule": rule,
+        "language": encoder.language,
+        "chance": 100 / len(known.names),
+        "bootstrap": 1000,
+    }
+    found = _evaluation("zero-shot", zero_shot.accuracies(scored, truth), protocol, encoder, collection, pictures)
+    left_out = len(pictures.keys) - len(rows)
+    return replace(found, passed_over={**found.passed_over, **({"not-one-label": left_out} if left_out else {})})
+
+
+def _labelled(items: Any, keys: Sequence[str], language: str) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """Rows of the pictures that have one label, and the labels."""
+    row_of = {key: row for row, key in enumerate(keys)}
+    rows, labels = [], []
+    for item in items:
+        label = _label(item, language) if item.key in row_of else None
+        if label:
+            rows.append(row_of[item.key])
+            labels.append(label)
+    return np.array(rows, dtype=np.int64), labels
+
+
+def _label(item: Item, language: str) -> tuple[str, str] | None:
+    return zero_shot.label_of(item.sample, language) if item.sample is not None else None
+
+
+def _announce(encoder: Encoder, collection: Collection, pictures: Pictures, against: str, note: Note) -> None:
+    record = encoder.record
+    cached = " (features from the cache)" if pictures.from_cache else ""
+    note(
+        f"{record.system} ({record.preset}, step {record.step:,}) on {encoder.device.type}; {collection.name}: "
+        f"{len(pictures.keys):,} pictures{cached}, {against}"
+    )
+    if pictures.passed_over:
+        listed = ", ".join(
+            f"{count:,} {reason}" for reason, count in list(pictures.passed_over.items())[:_SAID_AT_MOST]
+        )
+        note(f"  passed over: {listed}")
+
+
+def _evaluation(
+    task: str,
+    figures: dict[str, Interval],
+    protocol: dict[str, Any],
+    encoder: Encoder,
+    collection: Collection,
+    pictures: Pictures,
+) -> Evaluation:
+    record = encoder.record
+    model = {"system": record.system, "preset": record.preset, "step": record.step, "digest": encoder.digest}
+    data = {"name": collection.name, "digest": collection.digest}
+    protocol = {"size": encoder.objective.size, "resize": "bicubic, shorter side, centre crop", **protocol}
+    return Evaluation(task, figures, protocol, data, {**model, "data": record.data}, pictures.passed_over)
