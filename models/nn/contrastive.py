@@ -51,9 +51,6 @@ class Features:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, rows: slice | Tensor) -> Features:
-        return Features(self.tokens[rows], None if self.mask is None else self.mask[rows])
-
     @property
     def is_global(self) -> bool:
         """Whether there is one vector a sample, so that similarity is a dot product."""

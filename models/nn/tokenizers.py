@@ -194,9 +194,7 @@ def _well_formed(text: str) -> str:
 
 def _clean_english(text: str) -> str:
     """CLIP's cleaning: mend broken encodings, resolve html entities (twice), single spaces, lower case."""
-    if not (
-        text.isascii() and text.isprintable() and "&" not in text
-    ):  # plain text: nothing to mend
+    if not (text.isascii() and text.isprintable() and "&" not in text):  # plain text: nothing to mend
         import ftfy
 
         text = html.unescape(html.unescape(ftfy.fix_text(_well_formed(text))))
