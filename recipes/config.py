@@ -189,7 +189,7 @@ def resolve(kind: type[Kind], card: Card | None = None, overrides: Sequence[str]
         key, sign, value = text.partition("=")
         if not sign:
             raise UsageError(f"--set {text}: want KEY=VALUE.", "Example: --set train.lr=3e-4")
-        values[key.strip()], origin[key.strip()] = yaml.safe_load(value), "--set"
+        values[key.strip()], origin[key.strip()] = _parsed(text, value), "--set"
     for key in values:
         if key not in known:
             raise UsageError(f"Unknown setting {key!r} (from {origin[key]}).", nearest(key, known))
@@ -260,6 +260,13 @@ def _leaves(values: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "
             yield from _leaves(value, known, f"{key}.")
         else:
             yield key, value
+
+
+def _parsed(text: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {text}: the value is not valid YAML.", "Quote it, or close its brackets.") from None
 
 
 def _nest(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A tiny real system for the tests of the training base: which of four colours has the square, and how large is it?"""
 
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from lt.datagen.shards import Sample, SampleError, ShardWriter
+from lt.recipes import checkpoints
 from lt.recipes.config import Section, Settings, free
+from lt.recipes.logging import read_log
+from lt.recipes.loop import Outcome, train
 from lt.recipes.objective import Batch, Objective, Report
+from lt.recipes.plan import Plan, make_plan
 from lt.recipes.registry import Recipe
 
 COLOURS = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200], [200, 200, 30]], np.uint8)
@@ -47,6 +52,15 @@ class Crop:
             picture = picture[:, ::-1] if rng.random() < 0.5 else picture
             picture = picture + rng.normal(0, 0.05, picture.shape).astype(np.float32)
         return {"image": np.ascontiguousarray(picture.transpose(2, 0, 1)), "colour": sample.meta["colour"]}
+
+
+@dataclass(frozen=True)
+class Dying:
+    """An example whose process goes as one that ran out of memory."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, int]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
 
 
 class Net(nn.Module):
@@ -125,3 +139,29 @@ RECIPE = Recipe(
     world=_world,
     folder=Path(__file__).parent / "toy_cards",
 )
+
+
+def plan(shards: Path, out: Path, *overrides: str) -> Plan:
+    """The tiny preset on `shards`, into `out`."""
+    named = [f"data.train=[{shards}]", f"data.validation={shards}"]
+    return make_plan(RECIPE, "tiny", None, [*named, *overrides], out)
+
+
+def run(shards: Path, out: Path, *overrides: str) -> Outcome:
+    """Train in this process, on one thread, in silence."""
+    torch.set_num_threads(1)
+    return train(plan(shards, out, *overrides), note=lambda _: None)
+
+
+def losses(out: Path) -> dict[int, float]:
+    """The loss of every step (from 1) of a run, as its log tells it; each step must be there once."""
+    lines = read_log(out, "train")
+    assert [line["step"] for line in lines] == sorted({line["step"] for line in lines})
+    return {line["step"]: line["loss"] for line in lines}
+
+
+def digests(out: Path) -> dict[str, str]:
+    """sha256 of weights, moving average and optimizer at the end of a run."""
+    newest = checkpoints.latest(out / "checkpoints")
+    assert newest is not None
+    return checkpoints.Record.load(newest).files

@@ -1,0 +1,37 @@
+"""The toy system, importable by name here and in worker processes, and runs in this process or in ones that can be killed."""
+
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = str(Path(__file__).parent)
+sys.path.insert(0, HERE)
+os.environ["PYTHONPATH"] = os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")])  # the server's own sys.path
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+import toy
+
+from lt.recipes import registry
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def toy_system():
+    """`toy` in the registry; processes start from a server that has imported it, and torch with it."""
+    registry.SYSTEMS["toy"] = "toy"
+    multiprocessing.set_forkserver_preload(["toy"])
+    yield
+    del registry.SYSTEMS["toy"]
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory) -> Path:
+    """200 good samples in 5 shards."""
+    folder = tmp_path_factory.mktemp("shards")
+    toy.write_shards(folder, 200)
+    return folder
