@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from PIL import ImageColor
 
+from lt.datagen.shards.compose import over
 from lt.datagen.sources.drawings import render_svg
 
 TINTS = {
@@ -24,6 +26,28 @@ TINTS = {
 
 
 @dataclass(frozen=True)
+class Band:
+    """A stripe from `top` to `bottom` (0..1) whose colour changes evenly from `first` to `last` (#rrggbb)."""
+
+    top: float
+    bottom: float
+    first: str
+    last: str
+
+    def cover(self, size: int) -> np.ndarray:
+        """Which part (0..1) of each pixel row lies in the stripe, [size, 1]."""
+        rows = np.arange(size)
+        inside = np.minimum(rows + 1, self.bottom * size) - np.maximum(rows, self.top * size)
+        return np.clip(inside, 0, 1)[:, None]
+
+    def colours(self, size: int) -> np.ndarray:
+        """The colour of each pixel row, [size, 3] in 0..255."""
+        first, last = (np.array(ImageColor.getrgb(colour), float) for colour in (self.first, self.last))
+        part = np.clip(((np.arange(size) + 0.5) / size - self.top) / (self.bottom - self.top), 0, 1)[:, None]
+        return first + (last - first) * part
+
+
+@dataclass(frozen=True)
 class Background:
     """A background drawn and named.
 
@@ -33,6 +57,8 @@ class Background:
         preposition, zh_where: how a thing is placed there: `on`, `上`.
         places: where things may stand that are drawn before it (`ground`, `sky`, `water`).
         horizon: where the ground begins, as part of the height; 0 where there is no ground.
+        bands: stripes across the whole width, each over those before it; `svg` lies over all of them. Colours that change
+            downwards are painted here, because they are slow to pass through resvg and PNG.
     """
 
     kind: str
@@ -42,6 +68,7 @@ class Background:
     zh_where: str
     places: tuple[str, ...]
     horizon: float = 0.0
+    bands: tuple[Band, ...] = field(default=(), repr=False)
     svg: str = field(default="", repr=False)
 
     @property
@@ -63,8 +90,15 @@ class Background:
 
     def render(self, size: int) -> np.ndarray:
         """uint8 RGB [size, size, 3]."""
-        document = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 1000">{self.svg}</svg>'
-        return np.ascontiguousarray(render_svg(document, size, size)[:, :, :3])
+        rows = np.zeros((size, 3))
+        for band in self.bands:
+            share = band.cover(size)
+            rows = rows * (1 - share) + band.colours(size) * share
+        picture = np.repeat(np.rint(rows).astype(np.uint8)[:, None], size, axis=1)
+        if self.svg:
+            document = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 1000">{self.svg}</svg>'
+            over(picture, render_svg(document, size, size))
+        return picture
 
 
 def sample_background(rng: np.random.Generator, kinds: tuple[str, ...]) -> Background:
@@ -75,83 +109,89 @@ def sample_background(rng: np.random.Generator, kinds: tuple[str, ...]) -> Backg
 def _plain(rng: np.random.Generator) -> Background:
     name = _choice(rng, list(TINTS))
     tint, zh = TINTS[name]
-    return Background(
-        "plain", f"a plain {name} background", f"纯{zh}的背景", "against", "前", _ANYWHERE, svg=_sheet(0, 1000, tint)
-    )
+    bands = (Band(0, 1, tint, tint),)
+    return Background("plain", f"a plain {name} background", f"纯{zh}的背景", "against", "前", _ANYWHERE, bands=bands)
 
 
 def _fading(rng: np.random.Generator) -> Background:
     top, bottom = (str(name) for name in rng.choice(list(TINTS), 2, replace=False))
     en = f"a background fading from {top} at the top to {bottom} at the bottom"
     zh = f"上方{TINTS[top][1]}、下方{TINTS[bottom][1]}的渐变背景"
-    svg = _gradient("fade", TINTS[top][0], TINTS[bottom][0]) + _sheet(0, 1000, "url(#fade)")
-    return Background("fading", en, zh, "against", "前", _ANYWHERE, svg=svg)
+    bands = (Band(0, 1, TINTS[top][0], TINTS[bottom][0]),)
+    return Background("fading", en, zh, "against", "前", _ANYWHERE, bands=bands)
 
 
 def _meadow(rng: np.random.Generator) -> Background:
     h = _horizon(rng)
-    svg = _sky("#8ec9f0", "#d9f0fb", h) + _ground("#8fce5a", "#5fa53a", h) + _tufts(rng, h, "#4d9030")
-    return _landscape("meadow", "a green meadow under a blue sky", "蓝天下的绿色草地", "on", "上", h, svg)
+    bands = (Band(0, h, "#8ec9f0", "#d9f0fb"), Band(h, 1, "#8fce5a", "#5fa53a"))
+    svg = _tufts(rng, h, "#4d9030")
+    return _landscape("meadow", "a green meadow under a blue sky", "蓝天下的绿色草地", "on", "上", h, bands, svg)
 
 
 def _hills(rng: np.random.Generator) -> Background:
     h = _horizon(rng)
-    far = _waves(rng, h - 0.14, 0.09, 2, "#a9d18e")
-    near = _waves(rng, h - 0.05, 0.06, 3, "#8bc06a")
-    svg = _sky("#9fd3f2", "#e6f5fb", h) + far + near + _ground("#79b656", "#5d9b40", h)
-    return _landscape("hills", "green hills", "绿色的山丘", "in front of", "前", h, svg)
+    bands = (Band(0, h, "#9fd3f2", "#e6f5fb"), Band(h, 1, "#79b656", "#5d9b40"))
+    svg = _waves(rng, h - 0.14, 0.09, 2, "#a9d18e", h) + _waves(rng, h - 0.05, 0.06, 3, "#8bc06a", h)
+    return _landscape("hills", "green hills", "绿色的山丘", "in front of", "前", h, bands, svg)
 
 
 def _mountains(rng: np.random.Generator) -> Background:
     h = _horizon(rng)
-    svg = _sky("#8fbfe6", "#e3eff8", h) + _peaks(rng, h) + _ground("#a3bd7a", "#7f9d5a", h)
-    return _landscape("mountains", "snow-capped mountains", "雪山", "in front of", "前", h, svg)
+    bands = (Band(0, h, "#8fbfe6", "#e3eff8"), Band(h, 1, "#a3bd7a", "#7f9d5a"))
+    return _landscape("mountains", "snow-capped mountains", "雪山", "in front of", "前", h, bands, _peaks(rng, h))
 
 
 def _beach(rng: np.random.Generator) -> Background:
     h = _horizon(rng)
     sea = h - float(rng.uniform(0.1, 0.16))
-    svg = _sky("#8ed0f4", "#e2f5fc", sea) + _sheet(sea * 1000, 1000, "#3f9fd0") + _ripples(rng, sea, h, "#8fd0ea")
+    bands = (Band(0, sea, "#8ed0f4", "#e2f5fc"), Band(sea, 1, "#3f9fd0", "#3f9fd0"))
+    svg = _ripples(rng, sea, h, "#8fd0ea")
     svg += _waves(rng, h, 0.012, 3, "#f7f1d8") + _waves(rng, h + 0.012, 0.012, 3, "#efd9a0")
-    return _landscape("beach", "a sandy beach by the sea", "海边的沙滩", "on", "上", h + 0.03, svg)
+    return _landscape("beach", "a sandy beach by the sea", "海边的沙滩", "on", "上", h + 0.03, bands, svg)
 
 
 def _desert(rng: np.random.Generator) -> Background:
     h = _horizon(rng)
-    svg = _sky("#9ed3ee", "#fdf0d0", h) + _waves(rng, h - 0.05, 0.06, 2, "#e9c27c") + _ground("#e4b566", "#cf9a4b", h)
-    return _landscape("desert", "a sandy desert under a pale sky", "淡色天空下的沙漠", "in", "里", h, svg)
+    bands = (Band(0, h, "#9ed3ee", "#fdf0d0"), Band(h, 1, "#e4b566", "#cf9a4b"))
+    svg = _waves(rng, h - 0.05, 0.06, 2, "#e9c27c", h)
+    return _landscape("desert", "a sandy desert under a pale sky", "淡色天空下的沙漠", "in", "里", h, bands, svg)
 
 
 def _snow(rng: np.random.Generator) -> Background:
     h = _horizon(rng)
-    svg = _sky("#aebccb", "#dfe6ed", h) + _ground("#ffffff", "#d8e4f0", h) + _dots(rng, 0, 1, 70, 3.5, "#ffffff")
-    return _landscape("snow", "a snowy field under a grey sky", "灰色天空下的雪地", "on", "上", h, svg)
+    bands = (Band(0, h, "#aebccb", "#dfe6ed"), Band(h, 1, "#ffffff", "#d8e4f0"))
+    svg = _dots(rng, 0, 1, 70, 3.5, "#ffffff")
+    return _landscape("snow", "a snowy field under a grey sky", "灰色天空下的雪地", "on", "上", h, bands, svg)
 
 
 def _night(rng: np.random.Generator) -> Background:
     h = _horizon(rng)
-    svg = _sky("#17254f", "#43548d", h) + _dots(rng, 0, h - 0.03, 80, 2.6, "#fff6cf") + _ground("#4d7a68", "#33594c", h)
-    return _landscape("night", "a meadow under a starry night sky", "星空下的草地", "on", "上", h, svg)
+    bands = (Band(0, h, "#17254f", "#43548d"), Band(h, 1, "#4d7a68", "#33594c"))
+    svg = _dots(rng, 0, h - 0.03, 80, 2.6, "#fff6cf")
+    return _landscape("night", "a meadow under a starry night sky", "星空下的草地", "on", "上", h, bands, svg)
 
 
 def _sunset(rng: np.random.Generator) -> Background:
     h = _horizon(rng)
-    svg = _sky("#f2905a", "#fde0a0", h) + _waves(rng, h - 0.03, 0.03, 2, "#b48459") + _ground("#b59a58", "#8f7a42", h)
-    return _landscape("sunset", "a field at sunset", "日落时的田野", "in", "里", h, svg)
+    bands = (Band(0, h, "#f2905a", "#fde0a0"), Band(h, 1, "#b59a58", "#8f7a42"))
+    svg = _waves(rng, h - 0.03, 0.03, 2, "#b48459", h)
+    return _landscape("sunset", "a field at sunset", "日落时的田野", "in", "里", h, bands, svg)
 
 
 def _room(rng: np.random.Generator) -> Background:
     h = _horizon(rng)
     name = _choice(rng, ["blue", "green", "yellow", "pink", "grey"])
-    svg = _sheet(0, h * 1000, TINTS[name][0]) + _boards(rng, h)
-    en, zh = f"a wooden floor in front of a {name} wall", f"{TINTS[name][1]}墙壁前的木地板"
-    return Background("room", en, zh, "on", "上", ("ground",), h, svg)
+    tint, zh_tint = TINTS[name]
+    skirting = "#f4efe6"
+    bands = (Band(0, h, tint, tint), Band(h - 0.014, h, skirting, skirting), Band(h, 1, "#c99a62", "#c99a62"))
+    en, zh = f"a wooden floor in front of a {name} wall", f"{zh_tint}墙壁前的木地板"
+    return Background("room", en, zh, "on", "上", ("ground",), h, bands, _boards(rng, h))
 
 
 def _under_water(rng: np.random.Generator) -> Background:
-    svg = _gradient("sea", "#6cc3e6", "#1f6fae") + _sheet(0, 1000, "url(#sea)")
-    svg += _waves(rng, 0.9, 0.03, 2, "#d9c48a") + _rings(rng, 14)
-    return Background("under water", "deep blue water", "深蓝色的水", "in", "里", ("water",), svg=svg)
+    bands = (Band(0, 1, "#6cc3e6", "#1f6fae"),)
+    svg = _waves(rng, 0.9, 0.03, 2, "#d9c48a") + _rings(rng, 14)
+    return Background("under water", "deep blue water", "深蓝色的水", "in", "里", ("water",), bands=bands, svg=svg)
 
 
 KINDS: dict[str, Callable[[np.random.Generator], Background]] = {
@@ -176,8 +216,10 @@ OUTDOOR = ("meadow", "hills", "mountains", "beach", "desert", "snow", "night", "
 _ANYWHERE = ("ground", "sky", "water")
 
 
-def _landscape(kind: str, en: str, zh: str, preposition: str, zh_where: str, horizon: float, svg: str) -> Background:
-    return Background(kind, en, zh, preposition, zh_where, ("ground", "sky"), horizon, svg)
+def _landscape(
+    kind: str, en: str, zh: str, preposition: str, zh_where: str, horizon: float, bands: tuple[Band, ...], svg: str
+) -> Background:
+    return Background(kind, en, zh, preposition, zh_where, ("ground", "sky"), horizon, bands, svg)
 
 
 def _choice(rng: np.random.Generator, names: list[str]) -> str:
@@ -188,43 +230,26 @@ def _horizon(rng: np.random.Generator) -> float:
     return round(float(rng.uniform(0.5, 0.68)), 3)
 
 
-def _gradient(name: str, top: str, bottom: str) -> str:
-    stops = f'<stop offset="0" stop-color="{top}"/><stop offset="1" stop-color="{bottom}"/>'
-    return f'<linearGradient id="{name}" x1="0" y1="0" x2="0" y2="1">{stops}</linearGradient>'
-
-
-def _sheet(top: float, bottom: float, fill: str) -> str:
-    return f'<rect x="-1" y="{top - 1:.1f}" width="1002" height="{bottom - top + 2:.1f}" fill="{fill}"/>'
-
-
-def _sky(top: str, bottom: str, horizon: float) -> str:
-    return _gradient("sky", top, bottom) + _sheet(0, horizon * 1000 + 60, "url(#sky)")
-
-
-def _ground(top: str, bottom: str, horizon: float) -> str:
-    return _gradient("ground", top, bottom) + _sheet(horizon * 1000, 1000, "url(#ground)")
-
-
-def _waves(rng: np.random.Generator, level: float, height: float, crests: int, fill: str) -> str:
-    """Ground whose upper edge waves about `level`."""
+def _waves(rng: np.random.Generator, level: float, height: float, crests: int, fill: str, bottom: float = 1.0) -> str:
+    """Land whose upper edge waves about `level`, down to `bottom`."""
     phase = float(rng.uniform(0, 6.28))
     x = np.linspace(-20, 1020, 14 * crests)
     y = 1000 * (level + height / 2 * np.sin(x / 1000 * 6.28 * crests / 2 + phase))
     edge = " ".join(f"{px:.0f},{py:.1f}" for px, py in zip(x, y, strict=True))
-    return f'<polygon points="-20,1001 {edge} 1020,1001" fill="{fill}"/>'
+    return f'<polygon points="-20,{bottom * 1000:.1f} {edge} 1020,{bottom * 1000:.1f}" fill="{fill}"/>'
 
 
 def _peaks(rng: np.random.Generator, horizon: float) -> str:
-    """Four mountains with caps of snow, the feet below the horizon."""
+    """Four mountains with caps of snow, their feet on the horizon."""
     parts = []
     for x in (120, 390, 640, 900):
         x += float(rng.uniform(-60, 60))
         height, half = float(rng.uniform(230, 360)), float(rng.uniform(190, 260))
-        foot, top = horizon * 1000 + 20, horizon * 1000 - height
+        foot, top = horizon * 1000, horizon * 1000 - height
         parts.append(
             f'<polygon points="{x - half:.0f},{foot:.0f} {x:.0f},{top:.0f} {x + half:.0f},{foot:.0f}" fill="#8795a8"/>'
         )
-        cap, side = height * 0.3, half * 0.3 * height / (height + 20)
+        cap, side = height * 0.3, half * 0.3
         snow = f"{x - side:.0f},{top + cap:.0f} {x:.0f},{top:.0f} {x + side:.0f},{top + cap:.0f}"
         jag = f"{x + side * 0.3:.0f},{top + cap * 0.75:.0f} {x - side * 0.3:.0f},{top + cap * 1.05:.0f}"
         parts.append(f'<polygon points="{snow} {jag}" fill="#f6f9fc"/>')
@@ -264,10 +289,8 @@ def _rings(rng: np.random.Generator, count: int) -> str:
 
 
 def _boards(rng: np.random.Generator, horizon: float) -> str:
-    """A skirting board and floor boards that narrow towards the wall."""
+    """The seams of floor boards that narrow towards the wall."""
     top, shift = horizon * 1000, float(rng.uniform(0, 120))
-    parts = [_sheet(top, 1000, "#c99a62"), _sheet(top - 14, top, "#f4efe6")]
     seams = [x + shift for x in range(-1000, 1001, 125)]
     lines = "".join(f"M{500 + x * 0.55:.0f},{top:.0f}L{500 + x * 1.3:.0f},1000" for x in seams)
-    parts.append(f'<path d="{lines}" stroke="#a97b46" stroke-width="4"/>')
-    return "".join(parts)
+    return f'<path d="{lines}" stroke="#a97b46" stroke-width="4"/>'

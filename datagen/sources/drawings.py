@@ -28,6 +28,7 @@ SHADES = {
 
 _VIEW_BOX = re.compile(r'viewBox="[^"]*"')
 _INK_PIXELS_PER_UNIT = 4
+_MASTER_SIDES = (128, 256)
 
 
 def render_svg(svg: str, width: int, height: int) -> np.ndarray:
@@ -75,21 +76,32 @@ def ink_size(code: str, long_side: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-@lru_cache(maxsize=512)
 def draw(code: str, long_side: int, paint: str = "", colour: str = "") -> np.ndarray:
     """The ink of a drawing, [h, w, 4], its longer side `long_side` pixels; the shades of `paint` replaced by `colour`'s.
 
-    The array is shared: do not write into it (it is marked read-only).
+    Rendering is what costs, so drawings up to `_MASTER_SIDES[-1] / 1.5` pixels are scaled down from a larger one kept in memory.
     """
+    for side in _MASTER_SIDES:
+        if long_side * 1.5 <= side:
+            master = Image.fromarray(_master(code, side, paint, colour))
+            return np.asarray(master.resize(ink_size(code, long_side), Image.Resampling.BICUBIC))
+    return _render_ink(code, long_side, paint, colour)
+
+
+@lru_cache(maxsize=512)
+def _master(code: str, long_side: int, paint: str, colour: str) -> np.ndarray:
+    """A drawing to scale down from; at most 256 kB each, 128 MB in all."""
+    return _render_ink(code, long_side, paint, colour)
+
+
+def _render_ink(code: str, long_side: int, paint: str, colour: str) -> np.ndarray:
     svg = drawing_files()[code].read_text("utf-8")
     if colour and colour != paint:
         svg = repaint(svg, paint, colour)
     width, height = ink_size(code, long_side)
     x, y, ink_width, ink_height = ink_box(code)
     view = f'viewBox="{x} {y} {ink_width} {ink_height}" width="{width}" height="{height}" preserveAspectRatio="none"'
-    pixels = render_svg(_VIEW_BOX.sub(view, svg, count=1), width, height)
-    pixels.setflags(write=False)
-    return pixels
+    return render_svg(_VIEW_BOX.sub(view, svg, count=1), width, height)
 
 
 def repaint(svg: str, paint: str, colour: str) -> str:
