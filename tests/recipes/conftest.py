@@ -1,3 +1,4 @@
+# ruff: noqa: E402 - paths and threads come before torch
 """The toy system, importable by name here and in worker processes, and runs in this process or in ones that can be killed."""
 
 import multiprocessing
