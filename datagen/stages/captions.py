@@ -7,8 +7,8 @@ skier"). Otherwise the layer is called by its category.
 
 Chinese captions are made only where the source has Chinese captions.
 
-Writes `json.layer_captions`: one {"text": {lang: text}, "from": {lang: "phrase" | "singular" | "plural" | "category"}} an entity, and
-`json.background`: {"caption": {lang: text}, "from": {lang: "phrase" | "none"}}; sets `txt` where there is none.
+Writes `json.layer_captions`: one {"text": {lang: text}, "from": {lang: "phrase" | "singular" | "plural" | "category"}} an
+entity, and `json.background`: {"caption": {lang: text}, "from": {lang: "phrase" | "none"}}; sets `txt` where there is none.
 """
 
 import re

@@ -14,7 +14,7 @@ from lt.datagen.shards import Sample
 from lt.datagen.shards.compose import alpha_box
 from lt.datagen.shards.sample import layer_field
 from lt.datagen.stages.masks import MASKS
-from lt.datagen.stages.matte import ALPHA, COLOUR
+from lt.datagen.stages.matte import ALPHA, BEHIND, COLOUR
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class DescribeLayers(SampleStage):
             describe(z, entity, caption, masks[z], sample[layer_field(z)][:, :, 3])
             for z, (entity, caption) in enumerate(zip(meta.pop("entities"), meta.pop("layer_captions"), strict=True))
         ]
-        for field in (MASKS, ALPHA, COLOUR):
+        for field in (MASKS, ALPHA, COLOUR, BEHIND):
             del sample[field]
         return sample
 

@@ -24,8 +24,10 @@ from lt.datagen.stages.matte import ALPHA, COLOUR
 class SolveLayers(SampleStage):
     """Solve the layers against the completed background; measure the error."""
 
-    stiffness: float = 0.02
+    stiffness: float = 0.05
     """Pull of the matte on alpha; in squared colour distance, colours in 0..1."""
+    leeway: float = 0.2
+    """Largest change of alpha."""
     recolour: float = 0.1
     """Largest change of a layer's colour at its edge, 0..1."""
     name: ClassVar[str] = "solve-layers"
@@ -36,7 +38,9 @@ class SolveLayers(SampleStage):
         layers = []
         for z in range(len(alphas)):
             hidden = (alphas[z + 1 :] > 0).any(axis=0)
-            layer = solve_layer(picture, below, alphas[z], colours[z], ~hidden, self.stiffness, self.recolour)
+            layer = solve_layer(
+                picture, below, alphas[z], colours[z], ~hidden, self.stiffness, self.leeway, self.recolour
+            )
             over(below, layer)
             sample[layer_field(z)] = layer
             layers.append(layer)
@@ -52,6 +56,7 @@ def solve_layer(
     colour: np.ndarray,
     free: np.ndarray,
     stiffness: float,
+    leeway: float,
     recolour: float,
 ) -> np.ndarray:
     """The layer uint8 [h, w, 4] that turns `below` into `picture` (uint8 [h, w, 3]) where `free` [h, w].
@@ -61,7 +66,8 @@ def solve_layer(
     image, behind = picture / np.float32(255), below / np.float32(255)
     contrast = colour - behind
     projected = ((image - behind) * contrast).sum(axis=2) + stiffness * alpha
-    solved = np.clip(projected / ((contrast**2).sum(axis=2) + stiffness), 0, 1)
+    solved = projected / ((contrast**2).sum(axis=2) + stiffness)
+    solved = np.clip(np.clip(solved, alpha - leeway, alpha + leeway), 0, 1)
     solved = np.where(free & (alpha > 0) & (alpha < 1), solved, alpha)
     solved = np.round(solved * 255) / 255
     rest = image - solved[..., None] * colour - (1 - solved[..., None]) * behind

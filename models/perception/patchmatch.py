@@ -208,7 +208,7 @@ def _search(guess, source, targets, field, cost, spots, near, seed):  # pragma: 
 
 @njit(cache=True, nogil=True)
 def _vote(guess, hole, targets, field, cost, trust):  # pragma: no cover - compiled
-    """What the patches over each pixel say, weighted (Wexler et al., eq. 3): colours, in the hole; steps to the right and down."""
+    """What the patches over each pixel say, weighted (Wexler et al., eq. 3): colours in the hole, steps right and down."""
     height, width = hole.shape
     values, right, down = np.zeros_like(guess), np.zeros_like(guess), np.zeros_like(guess)
     weights, right_weights, down_weights = np.zeros_like(cost), np.zeros_like(cost), np.zeros_like(cost)
