@@ -174,13 +174,14 @@ def why(where: str = Where, key: str = Key, as_json: bool = JsonOption) -> None:
 
 def _print_story(story: "Story") -> None:
     print(f"{story.key} was {'rejected' if story.reject else 'kept'} ({story.file})")
+    width = max([len(step.stage) for step in story.steps] + [len(story.reject.stage) if story.reject else 0])
     for number, step in enumerate(story.steps, 1):
-        print(f"{number:>3}. {step.stage:<16} {_step_line(step)}")
+        print(f"{number:>3}. {step.stage:<{width}}  {_step_line(step)}")
     if story.reject is not None:
         reject = story.reject
         figure = "" if reject.figure is None else f", figure {reject.figure:g}"
         detail = f": {reject.detail}" if reject.detail else ""
-        print(f"  x. {reject.stage or 'unknown stage':<16} {reject.reason}{figure}{detail}")
+        print(f"  x. {reject.stage or 'unknown stage':<{width}}  {reject.reason}{figure}{detail}")
     elif not story.steps:
         print("  It carries no lineage: another program made it.")
 
@@ -188,7 +189,7 @@ def _print_story(story: "Story") -> None:
 def _step_line(step: "Step") -> str:
     settings = f"settings {step.params}, not in this manifest"
     if step.settings is not None:
-        settings = ", ".join(f"{name} = {value}" for name, value in _flat(step.settings)) or "no settings"
+        settings = ", ".join(f"{name} = {value}" for name, value in _flat(step.settings) if name) or "no settings"
     more = "".join(f"; {name} {value}" for name, value in step.more.items())
     return f"{settings}{more}; code {step.code}"
 

@@ -35,6 +35,7 @@ _TYPE_NAMES = {
     b"6": "fifo",
     b"S": "sparse file",
 }
+_DRIVE = re.compile("[A-Za-z]:")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BASE_AND_FIELD = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
 
@@ -169,7 +170,7 @@ def _stated_size(pax: dict[str, str], length: int) -> int | None:
 def unsafe_name(name: str) -> str:
     """Why a name from an archive or sidecar must not become a path; "" if it may."""
     parts = name.replace("\\", "/").split("/")
-    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
+    if name.startswith("/") or _DRIVE.match(name):
         return "absolute path"
     if ".." in parts:
         return "path climbs out of its folder"

@@ -263,3 +263,12 @@ def test_a_foreign_archive_that_is_cut_is_named(tmp_path):
     whole = (tmp_path / "x.tar").read_bytes()
     (tmp_path / "x.tar").write_bytes(whole[: 4 * 512])  # exactly between 2.txt and 2.cls
     assert set(findings(tmp_path)) == {("x.tar", "", "missing-end-marker"), ("x.tar", "2", "cut-sample")}
+
+
+def test_a_damaged_sample_is_named_once(tmp_path):
+    build(tmp_path, [layered("a")])
+    tar = tmp_path / shard_name(0)
+    data = bytearray(tar.read_bytes())
+    data[data.index(b"a.layer-00.png") + 512 + 40] ^= 1
+    tar.write_bytes(bytes(data))
+    assert findings(tmp_path) == [("shard-000000.tar", "a", "damaged-bytes"), ("shard-000000.tar", "", "wrong-sha256")]
