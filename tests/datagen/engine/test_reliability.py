@@ -63,7 +63,7 @@ def test_twenty_killed_runs_end_as_one_that_was_not(tmp_path: Path):
         for _ in range(KILLS):
             run_and_kill(out, moments)
             check_honest(out)
-            finished.append(len(digests(out)))
+            finished.append(len(list(out.glob("shard-*.json"))))
             left_overs += len(list(out.glob(f"*{TEMP_MARK}*")))
             locks += (out / LOCK).exists()
         report = run_pipeline(tiny(**TINY), out, workers=0)
