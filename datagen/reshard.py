@@ -80,7 +80,7 @@ def parse_size(text: str) -> int:
 
 
 def reshard(
-    where: str,
+    where: str | Path,
     out: str | Path,
     *,
     samples: int | None = None,

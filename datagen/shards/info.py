@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lt.datagen.shards.manifest import StageFigures, add_stage_figures
@@ -45,7 +46,7 @@ class Info:
     tolerance: float | None = None
 
 
-def describe(where: str) -> Info:
+def describe(where: str | Path) -> Info:
     """Look at all indexes of a set (the tars themselves are read only where a foreign one has no cached index).
 
     Raises:

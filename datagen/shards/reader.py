@@ -6,6 +6,7 @@ What cannot be trusted is raised as a ShardError, or handed to `on_bad` as a Rej
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -222,7 +223,7 @@ def shard_identity(shard: Shard) -> list[str]:
     return [shard.location.url, str(size), stamp]
 
 
-def open_shards(where: str) -> Shards:
+def open_shards(where: str | Path) -> Shards:
     """Open a folder of shards, one tar, a brace pattern (`part-{000..009}.tar`) or a URL of any of these.
 
     Raises:
@@ -234,7 +235,7 @@ def open_shards(where: str) -> Shards:
 
         return Shards([Location(url) for url in braceexpand.braceexpand(where)])
     root = Location(where)
-    if where.endswith(".tar"):
+    if root.name.endswith(".tar"):
         root.stat()
         return Shards([root], root=root)
     manifest = _load_manifest(root)

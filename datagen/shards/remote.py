@@ -32,7 +32,8 @@ class Location:
 
     @property
     def name(self) -> str:
-        return self.url.rstrip("/").rsplit("/", 1)[-1]
+        url = self.url if self.is_local else self.url.partition("?")[0]  # a signed URL has its signature there
+        return url.rstrip("/").rsplit("/", 1)[-1]
 
     def __truediv__(self, name: str) -> "Location":
         return Location(f"{self.url.rstrip('/')}/{name}")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from pathlib import Path
 from zlib import crc32
 
 from lt.datagen.shards import codec, tar
@@ -93,7 +94,7 @@ class ShardResult:
 
 
 def verify(
-    where: str,
+    where: str | Path,
     *,
     decode: bool = True,
     workers: int = 1,

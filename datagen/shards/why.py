@@ -4,6 +4,7 @@ import difflib
 import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lt.datagen.shards.errors import LtError, SampleError
@@ -37,7 +38,7 @@ class Story:
     reject: Reject | None = None
 
 
-def explain(where: str, key: str) -> list[Story]:
+def explain(where: str | Path, key: str) -> list[Story]:
     """All that happened under `key`: where it was kept, and each time that it was rejected.
 
     Raises:

@@ -111,6 +111,12 @@ def test_a_whole_set_over_http_equals_the_local_one(folder, serve):
     assert explain(url, "b")[0].file == "shard-000001.tar"
 
 
+def test_a_signed_url_of_a_tar_is_a_tar(tmp_path, serve):
+    keys = img2dataset_folder(tmp_path / "laion")
+    url, _ = serve(tmp_path / "laion")
+    assert list(open_shards(f"{url}/00000.tar?X-Signature=a/b.c").keys()) == keys[:4]
+
+
 def test_a_server_without_ranges_is_an_error_not_wrong_bytes(folder, serve):
     url, _ = serve(folder, ranges=False)
     with pytest.raises(ShardError):
