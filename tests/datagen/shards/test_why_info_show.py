@@ -1,9 +1,12 @@
 """`why`, `info` and `show`: what a person asks of a folder."""
 
+import contextlib
 import json
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lt.datagen.shards import LtError, Reject, Sample, ShardError, open_shards
 from lt.datagen.shards.errors import UsageError
@@ -182,3 +185,32 @@ def test_img2dataset_shards_read_in_their_own_order_and_stay_untouched(tmp_path)
     assert sample["txt"] == sample["json"]["caption"] and sample.picture.shape == (6, 8, 3)
     assert describe(tmp_path).samples == 8
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    build(folder, [plain("a"), plain("b"), Reject("c", "too-small", meta={"lineage": LINEAGE})], settings=SETTINGS)
+    return sorted((path.name, path.read_bytes()) for path in folder.iterdir())
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_flipped_byte_anywhere_gives_a_message_never_a_traceback(tmp_path_factory, finished, data):
+    folder = tmp_path_factory.mktemp("flipped")
+    number = data.draw(st.integers(0, len(finished) - 1))
+    for n, (name, content) in enumerate(finished):
+        changed = bytearray(content)
+        if n == number:
+            changed[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+        (folder / name).write_bytes(bytes(changed))
+    asks = [
+        lambda: describe(folder),
+        lambda: explain(folder, "a"),
+        lambda: explain(folder, "c"),
+        lambda: explain(folder, "nobody"),
+        lambda: summary(open_shards(folder)["b"]),
+    ]
+    for ask in asks:
+        with contextlib.suppress(LtError):
+            ask()
