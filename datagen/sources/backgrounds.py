@@ -56,9 +56,9 @@ class Background:
         en, zh: a noun phrase: `a green meadow under a blue sky`, `蓝天下的绿色草地`.
         preposition, zh_where: how a thing is placed there: `on`, `上`.
         places: where things may stand that are drawn before it (`ground`, `sky`, `water`).
+        bands: stripes across the whole width, each over those before it; the first fills the canvas, its last colour going
+            on below it; `svg` lies over all. Colours that change downwards are slow to pass through resvg and PNG.
         horizon: where the ground begins, as part of the height; 0 where there is no ground.
-        bands: stripes across the whole width, each over those before it; `svg` lies over all of them. Colours that change
-            downwards are painted here, because they are slow to pass through resvg and PNG.
     """
 
     kind: str
@@ -67,8 +67,8 @@ class Background:
     preposition: str
     zh_where: str
     places: tuple[str, ...]
+    bands: tuple[Band, ...] = field(repr=False)
     horizon: float = 0.0
-    bands: tuple[Band, ...] = field(default=(), repr=False)
     svg: str = field(default="", repr=False)
 
     @property
@@ -90,8 +90,8 @@ class Background:
 
     def render(self, size: int) -> np.ndarray:
         """uint8 RGB [size, size, 3]."""
-        rows = np.zeros((size, 3))
-        for band in self.bands:
+        rows = self.bands[0].colours(size)
+        for band in self.bands[1:]:
             share = band.cover(size)
             rows = rows * (1 - share) + band.colours(size) * share
         picture = np.repeat(np.rint(rows).astype(np.uint8)[:, None], size, axis=1)
@@ -130,8 +130,8 @@ def _meadow(rng: np.random.Generator) -> Background:
 
 def _hills(rng: np.random.Generator) -> Background:
     h = _horizon(rng)
-    bands = (Band(0, h, "#9fd3f2", "#e6f5fb"), Band(h, 1, "#79b656", "#5d9b40"))
-    svg = _waves(rng, h - 0.14, 0.09, 2, "#a9d18e", h) + _waves(rng, h - 0.05, 0.06, 3, "#8bc06a", h)
+    bands = (Band(0, h, "#9fd3f2", "#e6f5fb"), Band(h, 1, "#8bc06a", "#5d9b40"))
+    svg = _waves(rng, h - 0.14, 0.09, 2, "#a9d18e", h + _LAP) + _waves(rng, h - 0.05, 0.06, 3, "#8bc06a", h + _LAP)
     return _landscape("hills", "green hills", "绿色的山丘", "in front of", "前", h, bands, svg)
 
 
@@ -152,8 +152,8 @@ def _beach(rng: np.random.Generator) -> Background:
 
 def _desert(rng: np.random.Generator) -> Background:
     h = _horizon(rng)
-    bands = (Band(0, h, "#9ed3ee", "#fdf0d0"), Band(h, 1, "#e4b566", "#cf9a4b"))
-    svg = _waves(rng, h - 0.05, 0.06, 2, "#e9c27c", h)
+    bands = (Band(0, h, "#9ed3ee", "#fdf0d0"), Band(h, 1, "#e9c27c", "#cf9a4b"))
+    svg = _waves(rng, h - 0.05, 0.06, 2, "#e9c27c", h + _LAP)
     return _landscape("desert", "a sandy desert under a pale sky", "淡色天空下的沙漠", "in", "里", h, bands, svg)
 
 
@@ -174,7 +174,7 @@ def _night(rng: np.random.Generator) -> Background:
 def _sunset(rng: np.random.Generator) -> Background:
     h = _horizon(rng)
     bands = (Band(0, h, "#f2905a", "#fde0a0"), Band(h, 1, "#b59a58", "#8f7a42"))
-    svg = _waves(rng, h - 0.03, 0.03, 2, "#b48459", h)
+    svg = _waves(rng, h - 0.03, 0.03, 2, "#b48459", h + _LAP)
     return _landscape("sunset", "a field at sunset", "日落时的田野", "in", "里", h, bands, svg)
 
 
@@ -185,7 +185,7 @@ def _room(rng: np.random.Generator) -> Background:
     skirting = "#f4efe6"
     bands = (Band(0, h, tint, tint), Band(h - 0.014, h, skirting, skirting), Band(h, 1, "#c99a62", "#c99a62"))
     en, zh = f"a wooden floor in front of a {name} wall", f"{zh_tint}墙壁前的木地板"
-    return Background("room", en, zh, "on", "上", ("ground",), h, bands, _boards(rng, h))
+    return Background("room", en, zh, "on", "上", ("ground",), bands, h, _boards(rng, h))
 
 
 def _under_water(rng: np.random.Generator) -> Background:
@@ -213,13 +213,14 @@ KINDS: dict[str, Callable[[np.random.Generator], Background]] = {
 OUTDOOR = ("meadow", "hills", "mountains", "beach", "desert", "snow", "night", "sunset")
 """Landscapes with a sky and a ground."""
 
+_LAP = 0.004  # land reaches a little below the horizon, so that no sky shines through the seam
 _ANYWHERE = ("ground", "sky", "water")
 
 
 def _landscape(
     kind: str, en: str, zh: str, preposition: str, zh_where: str, horizon: float, bands: tuple[Band, ...], svg: str
 ) -> Background:
-    return Background(kind, en, zh, preposition, zh_where, ("ground", "sky"), horizon, bands, svg)
+    return Background(kind, en, zh, preposition, zh_where, ("ground", "sky"), bands, horizon, svg)
 
 
 def _choice(rng: np.random.Generator, names: list[str]) -> str:
@@ -245,7 +246,7 @@ def _peaks(rng: np.random.Generator, horizon: float) -> str:
     for x in (120, 390, 640, 900):
         x += float(rng.uniform(-60, 60))
         height, half = float(rng.uniform(230, 360)), float(rng.uniform(190, 260))
-        foot, top = horizon * 1000, horizon * 1000 - height
+        foot, top = (horizon + _LAP) * 1000, horizon * 1000 - height
         parts.append(
             f'<polygon points="{x - half:.0f},{foot:.0f} {x:.0f},{top:.0f} {x + half:.0f},{foot:.0f}" fill="#8795a8"/>'
         )

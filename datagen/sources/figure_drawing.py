@@ -288,8 +288,9 @@ def _hair(stance: Stance, looks: Looks, at: Mapping[str, Point], frame: _HeadFra
         yield Shape("hair", (*frame.arc(8, 172), *fringe), pen, colour, closed=True)
     if looks.hair_style == "curly":
         end = 172 if not stance.facing else 205
-        for point in frame.arc(8 if not stance.facing else 45, end, radius=1.02, steps=8):
-            yield Shape("hair", (point,), 0.42 * frame.size, colour, outline=False)
+        curls = frame.arc(8 if not stance.facing else 45, end, radius=1.02, steps=8)
+        for outline in (True, False):  # once with ink, then over the ink between them
+            yield from (Shape("hair", (curl,), 0.42 * frame.size, colour, outline=outline) for curl in curls)
 
 
 def _long_hair(looks: Looks, at: Mapping[str, Point]) -> Shape:
