@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 EXTRAS := all,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup types lint format test demo bench-help bench-shards test-webdataset-0.2 clean
+.PHONY: help setup types lint format test demo bench-help bench-shards bench-scenes bench-contrastive gpu-check test-webdataset-0.2 clean
 
 help: ## what can be made
 	@grep -hE '^[a-z0-9.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
@@ -52,6 +52,12 @@ test-webdataset-0.2: setup ## the readers' tests with the old webdataset that im
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target build/webdataset-0.2 webdataset==0.2.111
 	PYTHONPATH=build/webdataset-0.2 $(BIN)/python -c "import webdataset as w; assert w.__version__ == '0.2.111', w.__file__"
 	PYTHONPATH=build/webdataset-0.2 $(BIN)/python -m pytest -q tests/datagen/shards/test_other_readers.py
+
+bench-scenes: setup ## scenes at 256 px, samples a second per core
+	$(BIN)/python benchmarks/scenes.py
+
+bench-contrastive: setup ## the token-wise loss against the naive einsum
+	$(BIN)/python benchmarks/contrastive_loss.py
 
 gpu-check: setup ## on a GPU: agreement with the CPU, samples/s and memory at the papers' sizes
 	$(BIN)/python benchmarks/gpu_check.py
