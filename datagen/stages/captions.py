@@ -193,9 +193,15 @@ def category_phrase(category: str, count: int, lang: str) -> str | None:
     if lang == "zh":
         return next(iter(chinese_nouns(category)), None)
     if count == 1:
-        return category if category.endswith("s") else f"{article(category)} {category}"
-    plural = "people" if category == "person" else category if category.endswith("s") else f"{category}s"
-    return f"{NUMBERS[count] if count < len(NUMBERS) else 'many'} {plural}"
+        return category if category in ("skis", "scissors") else f"{article(category)} {category}"
+    return f"{NUMBERS[count] if count < len(NUMBERS) else 'many'} {plural_of(category)}"
+
+
+def plural_of(category: str) -> str:
+    """The English plural of a COCO category."""
+    irregular = {"person": "people", "mouse": "mice", "sheep": "sheep", "knife": "knives", "skis": "skis"}
+    hissing = category.endswith(("s", "x", "ch", "sh")) and category != "scissors"
+    return irregular.get(category) or (category if category == "scissors" else category + ("es" if hissing else "s"))
 
 
 def article(phrase: str) -> str:
