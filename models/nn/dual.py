@@ -102,7 +102,7 @@ class DualEncoder(nn.Module):
         hidden = self.text_tower(tokens)
         if self.config.head == "global":
             last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
-            pooled = hidden[torch.arange(len(hidden), device=hidden.device), last]
+            pooled = hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
             return Features(_unit(self.text_projection(pooled))[:, None])
         words = mask if self.config.ends else without_ends(mask)
         return Features(_unit(self.text_projection(hidden)) * words[..., None], words)

@@ -62,7 +62,7 @@ class VisionTransformer(nn.Module):
         if pixels.shape[1:] != (3, side, side):
             raise ValueError(f"this tower takes pixels [b, 3, {side}, {side}], not {list(pixels.shape)}")
         patches = self.conv1(pixels).flatten(2).transpose(1, 2)
-        head = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        head = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         x = torch.cat([head, patches], 1) + self.positional_embedding.to(patches.dtype)
         x = self.ln_post(self.transformer(self.ln_pre(x)))
         return x[:, 0], x[:, 1:]
