@@ -151,6 +151,12 @@ def best(folder: Path) -> Path | None:
     return max(((s, n, p) for s, n, p in scored if s is not None), default=(0, 0, None))[2]
 
 
+def chosen(where: Path) -> Path:
+    """The checkpoint that a run's folder stands for (its best, else newest one); a checkpoint stands for itself."""
+    folder = where / "checkpoints"
+    return (best(folder) or latest(folder) or where) if folder.is_dir() else where
+
+
 def rotate(folder: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints and the best one."""
     stay = {*all_checkpoints(folder)[-keep:], best(folder)}
@@ -256,8 +262,7 @@ def restore(where: Path, weights: str = "auto") -> tuple[Objective, Record]:
     """
     from lt.recipes import registry
 
-    folder = where / "checkpoints"
-    checkpoint = (best(folder) or latest(folder) or where) if folder.is_dir() else where
+    checkpoint = chosen(where)
     record = Record.load(checkpoint)
     recipe = registry.find(record.system)
     objective = recipe.objective(settings_of(record, recipe.settings))

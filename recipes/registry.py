@@ -15,6 +15,7 @@ Note = Callable[[str], None]
 SYSTEMS: dict[str, str] = {
     "filip": "lt.recipes.filip.objective",
     "wukong": "lt.recipes.wukong.objective",
+    "vae": "lt.recipes.vae.objective",
 }
 """Name to the module that holds its `RECIPE`."""
 

@@ -1,0 +1,71 @@
+"""Pictures between shards (uint8, [h, w, 3]) and models (float32, [b, 3, h, w] in -1..1), and sheets of them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+GAP = 2
+"""White pixels between the pictures of a sheet."""
+
+
+def fitted(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Scale (bicubic, keeping the aspect) until `width` x `height` is covered, then cut out the middle.
+
+    Args:
+        pixels: uint8 RGB [h, w, 3] or grey [h, w].
+
+    Returns:
+        uint8 [height, width, 3] or [height, width].
+    """
+    image = Image.fromarray(pixels)
+    if image.size == (width, height):
+        return pixels
+    scale = max(width / image.width, height / image.height)
+    wide, high = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    left, top = (wide - width) // 2, (high - height) // 2
+    resized = image.resize((wide, high), Image.Resampling.BICUBIC)
+    return np.asarray(resized.crop((left, top, left + width, top + height)))
+
+
+def channels_first(pixels: np.ndarray) -> np.ndarray:
+    """uint8 RGB [h, w, 3] or grey [h, w] to uint8 [3, h, w], contiguous."""
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def to_signed(image: Tensor) -> Tensor:
+    """uint8 [b, 3, h, w] to float32 in -1..1."""
+    return image.float() / 127.5 - 1
+
+
+def to_bytes(pixels: Tensor) -> np.ndarray:
+    """Float [b, 3, h, w] in -1..1 (what lies beyond is clipped) to uint8 [b, h, w, 3]."""
+    scaled = (pixels.detach().float().clamp(-1, 1) + 1) * 127.5
+    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Rows of pictures, uint8 RGB [h, w, 3] of any sizes, on white: each column as wide as its widest, each row as high as its
+    highest picture.
+
+    Raises:
+        ValueError: no pictures.
+    """
+    if not any(len(row) for row in rows):
+        raise ValueError("a sheet needs pictures")
+    columns = max(len(row) for row in rows)
+    widths = [max(row[c].shape[1] for row in rows if c < len(row)) for c in range(columns)]
+    heights = [max((picture.shape[0] for picture in row), default=0) for row in rows]
+    total = (sum(heights) + GAP * (len(heights) + 1), sum(widths) + GAP * (columns + 1), 3)
+    drawn, top = np.full(total, 255, np.uint8), GAP
+    for row, height in zip(rows, heights, strict=True):
+        left = GAP
+        for picture, width in zip(row, widths, strict=False):
+            drawn[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+            left += width + GAP
+        top += height + GAP
+    return drawn

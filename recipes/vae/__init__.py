@@ -1,0 +1,1 @@
+"""The small autoencoder: pixels to the latents that the tiny diffusion systems live in."""
