@@ -230,7 +230,7 @@ class Loop:
         run = self.run
         assert run.validation is not None
         run.training_mode(False)
-        with torch.no_grad(), run.ema.swapped() if run.ema else nullcontext():
+        with torch.no_grad(), run.averaged():
             report = run.parallel("validate", (to_device(batch, run.device) for batch in run.validation))
         run.training_mode(True)
         run.figures = dict(report.figures)

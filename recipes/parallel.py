@@ -74,6 +74,12 @@ class DataParallel:
             with self._accelerator.no_sync(self._modules):
                 yield
 
+    def reshard(self) -> None:
+        """Drop the whole weights that FSDP keeps after a forward pass: the shards are about to change."""
+        for module in self._modules.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
 
 def _shard(modules: nn.Module, objective: Objective, device: torch.device) -> None:
     mesh = torch.distributed.device_mesh.init_device_mesh(device.type, (torch.distributed.get_world_size(),))

@@ -1,7 +1,8 @@
 """One run on one rank: what it consists of, how it is set up, saved and taken up again. `loop.py` makes it move."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,19 @@ class Run:
                 "bad": self.bad,
             }
         )
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the modules hold the moving average, where one is kept."""
+        if not self.ema:
+            yield
+            return
+        self.parallel.reshard()
+        with self.ema.swapped():
+            try:
+                yield
+            finally:
+                self.parallel.reshard()
 
     def training_mode(self, on: bool) -> None:
         for module in self.objective.modules.values():
