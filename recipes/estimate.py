@@ -154,6 +154,10 @@ def describe(estimate: Estimate, train: TrainSettings, device: torch.device) -> 
     parts |= {"moving average": estimate.ema, "activations (measured)": estimate.activations or 0}
     listed = ", ".join(f"{name} {human_bytes(size)}" for name, size in parts.items() if size)
     lines.append(f"memory per rank: {human_bytes(estimate.memory)} ({listed}); {human_bytes(free)} are free")
+    if estimate.memory - estimate.weights > free:  # the weights are there already
+        lines.append(
+            "this does not fit: try --set train.micro=1, a smaller batch, or train.parallel=fsdp on several GPUs"
+        )
     if estimate.seconds_per_step is not None:
         total = human_seconds(train.steps * estimate.seconds_per_step)
         lines.append(

@@ -8,7 +8,7 @@ whole state of a run, so continuing from a checkpoint gives what an uninterrupte
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
@@ -124,7 +124,7 @@ class Loop:
         self.log.write("start", run.step, ranks=run.ranks, device=run.device.type, **run.identity())
         batches = self._batches()
         run.training_mode(True)
-        with Interruption() as self.interruption:
+        with Interruption() as self.interruption, memory_explained(run.micro):
             while run.step < self.train.steps and not self.stopping:
                 self._step(batches)
             if self.stopping:
@@ -244,6 +244,16 @@ class Loop:
         loss = self.figures.get("loss", float("nan"))
         rate = done * self.train.batch / seconds
         self.watch(Progress(self.run.step, self.train.steps, loss, rate, left * seconds / done))
+
+
+@contextmanager
+def memory_explained(micro: int) -> Iterator[None]:
+    """A GPU that is full, as an error that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        hint = f"Use smaller micro-batches: --set train.micro={max(1, micro // 2)}. The same command with it continues."
+        raise LtError(f"The device's memory is full: {str(error).splitlines()[0]}", hint) from error
 
 
 class Clock:

@@ -99,7 +99,7 @@ def test_two_ranks_are_one_rank_and_one_rank_continues_them(shards, tmp_path, pa
     one, two = toy.losses(tmp_path / "one"), toy.losses(tmp_path / "two")
     assert one.keys() == two.keys()
     # the sums over the batch are taken in another order: fp32 rounding, 30 steps
-    assert max(abs(one[step] - two[step]) / one[step] for step in one) < 1e-4
+    assert max(abs(one[step] - two[step]) / one[step] for step in one) < 2e-5
     assert _traces(tmp_path / "keys-one") == _traces(tmp_path / "keys-two")
     shutil.rmtree(tmp_path / "two" / "checkpoints" / "step-00000030")
     again = toy.run(
