@@ -40,9 +40,9 @@ class LayersSettings(BaseModel):
     min_largest: Share = 0.5
     """Smallest share of a layer that is one piece."""
     segmenter: str = "opencv"
-    """Backend for instances that have a box but no mask: opencv (GrabCut)."""
+    """Backend for instances that have a box but no mask: opencv (GrabCut), transformers:NAME (SAM)."""
     inpainter: str = "patches"
-    """Backend that completes the background: patches (by example), opencv:telea, opencv:ns."""
+    """Backend that completes the background: patches (by example), opencv:telea, opencv:ns, diffusers:NAME."""
     duplicate_distance: Annotated[int, Field(ge=-1, le=64)] = 4
     """Differing bits of 64 up to which two pictures of a shard are the same; -1 keeps all."""
     min_psnr: Annotated[float, Field(ge=0)] = 35.0

@@ -7,7 +7,7 @@ For a pair (a, b) each cue gives a value in -1..1, positive where a is in front 
 | overlap | pixels that both masks claim look like the one in front | 1.0 |
 | bite | the one behind is bitten into: the other fills its convex hull (only where they touch) | 1.0 |
 | within | a small thing that touches a large one, inside its box, lies on it | 0.7 |
-| support | what stands lower in the picture stands nearer: a ground plane (only where their boxes stand apart) | 0.6 |
+| support | what stands lower stands nearer: a ground plane (not in piles: touching, boxes overlapping by half) | 0.6 |
 | size | of one category, the larger is nearer | 0.3 |
 
 Writes `json.zorder`, one {"front", "behind", "strength", "touching", "cues"} a pair: layer numbers; `strength` is the weighted
@@ -66,7 +66,7 @@ def pair_cues(lab: np.ndarray, a: np.ndarray, b: np.ndarray, same_category: bool
         "overlap": overlap_cue(lab, a, b),
         "bite": bite_cue(a, b) if touching else None,
         "within": within_cue(a, b) if touching else None,
-        "support": support_cue(a, b),
+        "support": None if touching and max(shared_boxes(a, b)) >= 0.5 else support_cue(a, b),
         "size": float(np.clip(np.log2(a.sum() / b.sum()) / 2, -1, 1)) if same_category else None,
     }
     return {name: round(value, 3) for name, value in found.items() if value is not None}
@@ -105,10 +105,8 @@ def within_cue(a: np.ndarray, b: np.ndarray) -> float | None:
     return float(shares[0] if a.sum() < b.sum() else -shares[1])
 
 
-def support_cue(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Whose lower end is lower, in tenths of the picture; None where their boxes overlap by half, as in piles and groups."""
-    if max(shared_boxes(a, b)) >= 0.5:
-        return None
+def support_cue(a: np.ndarray, b: np.ndarray) -> float:
+    """Whose lower end is lower, in tenths of the picture's height."""
     ends = [int(np.flatnonzero(mask.any(axis=1))[-1]) for mask in (a, b)]
     return float(np.clip((ends[0] - ends[1]) / (0.1 * a.shape[0]), -1, 1))
 

@@ -46,6 +46,11 @@ class Backend:
 _HERE = "lt.models.perception"
 BACKENDS = (
     Backend("segmenter", "opencv", f"{_HERE}.opencv:GrabCut", ("cv2",), "datagen", "GrabCut from a box"),
+    Backend("segmenter", "transformers", f"{_HERE}.sam:SamSegmenter", ("torch", "transformers"), "experts", "SAM"),
+    Backend(
+        *("inpainter", "diffusers", f"{_HERE}.diffusion_inpainting:DiffusionInpainter", ("torch", "diffusers")),
+        *("experts", "a folder or hub name after the colon"),
+    ),
     Backend("inpainter", "opencv", f"{_HERE}.opencv:OpenCVInpainter", ("cv2",), "datagen", "telea or ns"),
     Backend("inpainter", "patches", f"{_HERE}.patchmatch:PatchMatch", ("cv2", "numba"), "datagen", "by example"),
     Backend(
@@ -84,3 +89,16 @@ def find(kind: str, name: str) -> Backend:
     raise BackendError(
         f"Unknown {kind} {name!r}; known: {', '.join(known) or 'none'}.", f"Did you mean {near[0]!r}?" if near else ""
     )
+
+
+def from_pretrained(loader: Any, name: str) -> Any:
+    """`loader.from_pretrained(name)` on safetensors only. Raises BackendError with the command that fetches missing weights."""
+    options = {} if loader.__name__.endswith("Processor") else {"use_safetensors": True}
+    try:
+        return loader.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise BackendError(
+            f"{loader.__name__} cannot be loaded from {name!r}: {reason}",
+            f"Fetch it where there is a network: hf download {name}; or give the folder that holds it.",
+        ) from None

@@ -1,5 +1,8 @@
 """Captions of layers and backgrounds from the source's sentences."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from known_pictures import sample_of
@@ -132,3 +135,12 @@ def test_colours():
 def test_an_unknown_parser_is_an_error_for_people():
     with pytest.raises(LtError, match="spacy, jieba"):
         expert("parser", "spacey")
+
+
+def test_parsing_english_loads_no_torch():
+    code = (
+        "import sys; from lt.models.perception.registry import load;"
+        "assert load('parser', 'spacy').parse(['A red cup.'])[0][0].head == 'cup';"
+        "assert 'torch' not in sys.modules; import torch"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,6 +11,7 @@ from lt.datagen.stages.zorder import (
     best_order,
     bite_cue,
     overlap_cue,
+    pair_cues,
     shared_boxes,
     support_cue,
     total,
@@ -65,9 +66,11 @@ def test_a_small_thing_inside_lies_on_the_large_one():
 
 
 def test_what_stands_lower_is_nearer_unless_things_are_piled():
+    lab = np.zeros((100, 100, 3), np.float32)
+    assert "support" not in pair_cues(lab, box(10, 50, 30, 30), box(12, 60, 26, 30), False, 4)
+    assert pair_cues(lab, box(10, 60, 30, 30), box(12, 20, 26, 20), False, 4)["support"] == 1
     assert support_cue(box(0, 50, 10, 40), box(60, 10, 10, 40)) == 1
     assert support_cue(box(0, 15, 10, 40), box(60, 10, 10, 40)) == 0.5
-    assert support_cue(box(10, 50, 30, 30), box(12, 40, 26, 30)) is None
     assert shared_boxes(box(0, 0, 10, 10), box(5, 0, 10, 20)) == (0.5, 0.25)
 
 
