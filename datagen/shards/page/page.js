@@ -117,7 +117,9 @@ const ltPage = (() => {
   function drawStage(entry) {
     const stage = $("stage");
     stage.className = "";
-    stage.style.aspectRatio = `${entry.size[0]} / ${entry.size[1]}`;
+    const ratio = entry.size[0] / entry.size[1];
+    stage.style.aspectRatio = String(ratio);
+    stage.style.width = `min(100%, ${(74 * ratio).toFixed(2)}vh)`; // a tall picture fits the window too
     const whole = element("img", { src: `${entry.image}.webp`, alt: info.samples[current][1] || entry.key, "data-view": "" });
     const views = entry.views.map((suffix) => {
       const image = element("img", { src: `${entry.image}${suffix}.webp`, alt: layerName(entry, suffix), "data-view": suffix });
