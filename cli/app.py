@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from lt.cli import datagen, doctor, eval, export, sample, shards, train
+from lt.cli import datagen, doctor, eval, export, reproduce, sample, shards, train
 
 app = typer.Typer(
     name="lt",
@@ -26,6 +26,7 @@ shards.app.command(epilog="Example: lt shards page data/scenes-train")(export.pa
 app.command("train", epilog="Example: lt train filip --data data/scenes-train --set train.lr=3e-4")(train.train)
 app.add_typer(eval.app, name="eval")
 app.add_typer(sample.app, name="sample")
+app.command("reproduce", epilog="Example: lt reproduce filip")(reproduce.reproduce)
 app.command("doctor", epilog="Example: lt doctor")(doctor.doctor)
 
 

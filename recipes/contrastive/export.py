@@ -16,6 +16,7 @@ import logging
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,7 +140,7 @@ def _shape(width: int, layers: int, heads: int, activation: str) -> dict[str, An
 
 
 def clip_names(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Our weights under the names of transformers' CLIPModel; what CLIP does not have (a reduction, a second scale) is left out."""
+    """Our weights under the names of transformers' CLIPModel, without what CLIP does not have (reduction, second scale)."""
     for name, value in state.items():
         if ".resblocks." in name:
             tower = "vision_model" if name.startswith("image_tower") else "text_model"
@@ -235,19 +236,17 @@ def onnx_difference(model: DualEncoder, size: int, tokenizer: TextTokenizer, fol
     return worst
 
 
-class _quiet(warnings.catch_warnings):
+@contextmanager
+def _quiet() -> Iterator[None]:
     """No progress, logs or warnings of the exporters."""
-
-    def __enter__(self):
-        logging.disable(logging.WARNING)
-        self._bars = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()
-        entered = super().__enter__()
-        warnings.simplefilter("ignore")
-        return entered
-
-    def __exit__(self, *details: Any) -> None:
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
         logging.disable(logging.NOTSET)
-        if self._bars:
+        if bars:
             transformers_logging.enable_progress_bar()
-        super().__exit__(*details)
