@@ -77,8 +77,6 @@ def inpainting_folder(tmp_path_factory):
     )
     vocab, merges = (str(folder / "vocab" / name) for name in ("vocab.json", "merges.txt"))
     tokenizer = transformers.CLIPTokenizer(vocab, merges, model_max_length=77)
-        str(folder / "vocab" / "vocab.json"), str(folder / "vocab" / "merges.txt"), model_max_length=77
-    )
     pipeline = diffusers.StableDiffusionInpaintPipeline(
         vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=diffusers.DDIMScheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
