@@ -1,17 +1,13 @@
 """`lt shards export` and `lt shards page`: shards for people and for other programs."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from lt.cli.output import JsonOption, note, print_json
+from lt.cli.output import JsonOption, note, print_json, progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from lt.datagen.shards import Reject
 
 Where = typer.Argument(help="Folder, .tar, brace pattern or URL.")
@@ -35,8 +31,8 @@ def export(
     shards = open_shards(where)
     samples = (shards[key] for key in keys) if keys else shards
     total = len(keys) or min(len(shards), limit or len(shards))
-    with _progress("export", total) as progress:
-        done = library.export(islice(samples, limit), out, kind, progress)
+    with progress_bar("export", "samples") as show:
+        done = library.export(islice(samples, limit), out, kind, lambda number: show(number, total))
     _report(done.rejects)
     if as_json:
         rejects = [[reject.key, reject.reason, reject.detail] for reject in done.rejects]
@@ -62,8 +58,9 @@ def page(
     shards = open_shards(where)
     name = where.rstrip("/").removesuffix(".tar")
     folder = out or Path(f"{name if '://' not in name else Path(name).name}-page")
-    with _progress("page", min(len(shards), limit or len(shards))) as progress:
-        built = build_page(shards, folder, title or Path(name).name, limit, progress)
+    total = min(len(shards), limit or len(shards))
+    with progress_bar("page", "samples") as show:
+        built = build_page(shards, folder, title or Path(name).name, limit, lambda number: show(number, total))
     _report(built.rejects)
     if as_json:
         print_json({"index": str(built.index), "samples": built.samples, "rejects": len(built.rejects)})
@@ -76,27 +73,3 @@ def _report(rejects: "list[Reject]", most: int = 5) -> None:
         note(f"  {reject.key}: {reject.reason} {reject.detail}".rstrip())
     if len(rejects) > most:
         note(f"  ... and {len(rejects) - most} more")
-
-
-@contextmanager
-def _progress(what: str, total: int) -> "Iterator[Callable[[int], None]]":
-    """A bar with rate and time left on stderr; silent where stderr is no terminal."""
-    from rich import progress
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    columns = [
-        what,
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        "{task.fields[rate]}",
-        progress.TimeRemainingColumn(),
-    ]
-    with progress.Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        task = bars.add_task(what, total=total, rate="")
-
-        def show(done: int) -> None:
-            speed = bars.tasks[task].speed
-            bars.update(task, completed=done, rate=f"{speed:,.0f}/s" if speed else "")
-
-        yield show
