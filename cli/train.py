@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 
 def train(
-    name: str = typer.Argument(help="The system."),
+    name: str = typer.Argument("", help="The system; without one, the names of all.", show_default=False),
     data: list[str] = typer.Option(
         [], "--data", help="Shards: folder, tar, pattern or URL; may be repeated.", show_default="the built-in world"
     ),
     preset: str = typer.Option(None, "--preset", help="tiny | paper | another card.", show_default="as fits"),
+    control: str = typer.Option(
+        None, "--control", help="Train a control branch: short for --preset tiny-CONTROL.", show_default=False
+    ),
     card: Path = typer.Option(None, "--card", help="A card of your own, in YAML.", show_default=False),
     settings: list[str] = typer.Option([], "--set", help="A setting, as train.lr=3e-4; see --show."),
     steps: int = typer.Option(None, "--steps", min=1, help="Short for --set train.steps=N.", show_default=False),
@@ -36,6 +39,7 @@ def train(
 
     given = {"data.train": f"[{','.join(data)}]" if data else None, "train.steps": steps, "train.seed": seed}
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None] + settings
+    preset = f"{preset or 'tiny'}-{control}" if control else preset
     plan = make_plan(registry.find(name), preset, card, overrides, out)
     if show:
         _show(plan, as_json)

@@ -39,7 +39,9 @@ from lt.recipes.objective import Batch, Example
 
 SUBSTITUTES = 32
 """So many bad samples in a row end the run: the data, not a sample, is broken."""
-_OPEN_SHARDS = 64
+_OPEN_SHARDS = 256
+_OPEN_SAMPLES = 200_000
+"""A worker keeps the indexes of so many shards, together of so many samples (about 1 kB each): a window should fit."""
 _RETRY_SECONDS = (1, 5, 20)
 
 
@@ -172,6 +174,9 @@ class ShardSet:
             )
         return opened.read(opened.keys[index])
 
+    def is_local(self, shard: int) -> bool:
+        return Location(self.urls[shard]).is_local
+
     def key(self, shard: int, index: int) -> str:
         return self._shard(shard).keys[index]
 
@@ -179,10 +184,18 @@ class ShardSet:
         if number in self._open:
             self._open[number] = self._open.pop(number)  # the least recently used one stays first
         else:
-            while len(self._open) >= _OPEN_SHARDS:
-                self._open.pop(next(iter(self._open))).close()
             self._open[number] = open_shard(Location(self.urls[number]), self._cache_gb)
+            while len(self._open) > 1 and (len(self._open) > _OPEN_SHARDS or self._samples_open() > _OPEN_SAMPLES):
+                self.close(next(iter(self._open)))
         return self._open[number]
+
+    def _samples_open(self) -> int:
+        return sum(self.sizes[number] for number in self._open)
+
+    def close(self, shard: int) -> None:
+        """Forget an open shard; the next read opens it again."""
+        if opened := self._open.pop(shard, None):
+            opened.close()
 
     def __getstate__(self) -> dict[str, Any]:  # open files stay behind
         return {**self.__dict__, "_open": {}}
@@ -311,8 +324,9 @@ def _patiently(shards: ShardSet, place: Place) -> Sample:
         except ShardError as error:
             if error.__cause__ is None:
                 raise SampleError("damaged-bytes", error.message) from None
-            if pause is None or isinstance(error.__cause__, FileNotFoundError):
+            if pause is None or (isinstance(error.__cause__, FileNotFoundError) and shards.is_local(place.shard)):
                 raise
+            shards.close(place.shard)  # the connection, or a cached copy that made room for others
             time.sleep(pause)
     raise AssertionError
 

@@ -29,7 +29,7 @@ from lt.recipes.logging import RunLog
 from lt.recipes.objective import Batch, Report
 from lt.recipes.optim import set_rate
 from lt.recipes.parallel import Parts
-from lt.recipes.plan import Plan
+from lt.recipes.plan import Plan, check_enough
 from lt.recipes.run import Run, seed_all
 
 Note = Callable[[str], None]
@@ -75,6 +75,7 @@ def train(
         LtError: a checkpoint that does not fit, data that cannot be used, a loss that exploded, no space left ...
     """
     run = Run(plan, note)
+    check_enough(run.train.batch, len(run.data.train))
     with directory_lock(plan.out) if run.main else nullcontext():
         found = run.find()
         if resume and not found:

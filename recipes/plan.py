@@ -82,25 +82,27 @@ def open_data(plan: Plan, note: Note) -> Data:
     if not named:
         named, built_in = plan.recipe.world(plan.settings, note)
         validation = validation or built_in
+    where = ", ".join(named)
+    named, validation = plan.recipe.prepare(plan.settings, named, validation, note)
     cache = plan.settings.data.cache_gb
     train = ShardSet.of(named, cache)
-    return Data(train, ShardSet.of([validation], cache) if validation else None, ", ".join(named))
+    return Data(train, ShardSet.of([validation], cache) if validation else None, where)
 
 
 def with_length(plan: Plan, samples: int) -> Plan:
-    """The plan with `epochs` turned into steps.
-
-    Raises:
-        LtError: there are fewer samples than one batch wants.
-    """
+    """The plan with `epochs` turned into steps."""
     train = plan.settings.train
-    if samples < train.batch:
-        raise LtError(
-            f"{samples:,} samples are fewer than one batch of {train.batch:,}.",
-            f"Name more data, or smaller batches: --set train.batch={2 ** int(math.log2(max(1, samples)))}.",
-        )
     if not train.epochs:
         return plan
     steps = math.ceil(train.epochs * samples / train.batch)
     settings = plan.settings.model_copy(update={"train": train.model_copy(update={"steps": steps})})
     return replace(plan, resolved=replace(plan.resolved, settings=settings))
+
+
+def check_enough(batch: int, samples: int) -> None:
+    """Raises LtError if one batch would hold a sample twice."""
+    if samples < batch:
+        raise LtError(
+            f"{samples:,} samples are fewer than one batch of {batch:,}.",
+            f"Name more data, or smaller batches: --set train.batch={2 ** int(math.log2(max(1, samples)))}.",
+        )

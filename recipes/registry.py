@@ -1,7 +1,7 @@
 """The systems that can be trained. A new one is a folder in `recipes/`, a file in `models/` and one line here."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,20 @@ from lt.recipes.config import Settings, nearest
 from lt.recipes.objective import Objective
 
 Note = Callable[[str], None]
+Shards = tuple[list[str], str]
+"""Training shards, and validation shards ("" for none)."""
+
+
+def as_they_are(settings: Any, train: Sequence[str], validation: str, note: Note) -> Shards:
+    """Read the named shards themselves."""
+    return list(train), validation
+
 
 SYSTEMS: dict[str, str] = {
     "filip": "lt.recipes.filip.objective",
     "wukong": "lt.recipes.wukong.objective",
     "vae": "lt.recipes.vae.objective",
+    "pangu": "lt.recipes.pangu.objective",
 }
 """Name to the module that holds its `RECIPE`."""
 
@@ -32,6 +41,8 @@ class Recipe:
     world: Callable[[Any, Note], tuple[list[str], str]]
     """Make (or find) the built-in data when the user names none: folders of training shards, folder of validation shards."""
     folder: Path
+    prepare: Callable[[Any, Sequence[str], str, Note], Shards] = as_they_are
+    """Turn the shards, the user's or the world's, into those that the loop reads: caches of what frozen encoders say of them."""
 
     @property
     def presets(self) -> list[str]:
@@ -42,5 +53,6 @@ class Recipe:
 def find(name: str) -> Recipe:
     """The recipe of a system. Raises UsageError naming the nearest name."""
     if name not in SYSTEMS:
-        raise UsageError(f"No system {name!r} to train.", nearest(name, SYSTEMS))
+        what = f"No system {name!r} to train." if name else "Which system?"
+        raise UsageError(what, nearest(name, SYSTEMS))
     return importlib.import_module(SYSTEMS[name]).RECIPE

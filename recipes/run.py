@@ -57,6 +57,14 @@ class Run:
             f"data {data}; run {plan.out}"
         )
 
+    def _about_data(self) -> str:
+        samples, shards, window = len(self.data.train), len(self.data.train.sizes), self.settings.data.window
+        how = "as a whole" if window >= samples else f"in windows of {window:,}"
+        epochs = self.train.steps * self.train.batch / max(1, samples)
+        return (
+            f"  data: {self.data.where}, {samples:,} samples in {shards:,} shards, shuffled {how}; {epochs:.3g} epochs"
+        )
+
     def find(self) -> Found | None:
         """The checkpoint to continue from, checked against this run; rank 0 chooses for all."""
         shared = [str(checkpoints.latest(self.folder) or "")]
