@@ -1,0 +1,166 @@
+"""Latents and text features, computed once: shards with `latent.npy` and `embed.npy` in the user's cache folder.
+
+    [folder] = cached(["data/figures-train"], (EncodePictures(...), EncodeTexts(...)), note)
+
+The folder's name is the digest of the whole run: the source's bytes, the encoders' weights, the sizes, and the code. Whatever
+changes, the name is another one, so a stale cache cannot be hit; the engine refuses a folder whose manifest says otherwise; and
+each sample says which encoder made it (`json.latent`, `json.embed`), which training compares with its own.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from lt.datagen.engine.plan import make_plan
+from lt.datagen.engine.run import run_pipeline
+from lt.datagen.engine.stage import Pipeline, Stage, batched, model_time
+from lt.datagen.shards import LtError, Reject, Sample, SampleError, open_shards
+from lt.datagen.shards.storage import lt_home
+from lt.datagen.sources.shards import ShardSource
+from lt.recipes.diffusion import autoencoders
+from lt.recipes.diffusion.autoencoders import Located
+from lt.recipes.diffusion.pictures import channels_first, fitted, to_signed
+from lt.recipes.diffusion.texts import encode_texts, load_text_encoders, text_digest, wordings
+
+KEPT = ("json", "txt", "pose.png", "edge.png")
+"""Fields that go into the cache beside the tensors; pictures and layers stay in the source."""
+_NOT_KEPT = ("layers", "recomposition")
+_MANY = 4000
+"""So many samples are worth the start of worker processes."""
+
+
+@dataclass(frozen=True)
+class EncodePictures:
+    """The picture's latent as `latent.npy`, float32 [c, height / f, width / f] (the posterior's mode, scaled).
+
+    Args:
+        folder, digest: of the autoencoder, see `autoencoders.locate`.
+        width, height: pixels that pictures are brought to: scaled until covered, the middle cut out.
+        keep_from: pictures whose shorter side is less are rejected as `too-small`; 0 = small ones are enlarged.
+        batch: pictures at once.
+    """
+
+    folder: str
+    digest: str
+    width: int
+    height: int
+    keep_from: int = 0
+    batch: int = 32
+    name: ClassVar[str] = "latents"
+
+    def __call__(self, samples: Iterator[Sample]) -> Iterator[Sample | Reject]:
+        for group in batched(samples, self.batch):
+            yield from self._encoded([self._prepared(sample) for sample in group])
+
+    def lineage(self, sample: Sample) -> dict[str, Any]:
+        return {"model": self.digest}
+
+    def _prepared(self, sample: Sample) -> tuple[Sample, np.ndarray] | Reject:
+        try:
+            picture = sample.picture
+        except SampleError as error:
+            return Reject.of(sample, error.reason, error.figure, error.detail)
+        short = min(picture.shape[:2])
+        if short < self.keep_from:
+            return Reject.of(sample, "too-small", short, f"shorter side {short}, want {self.keep_from} pixels")
+        slim = Sample(sample.key, {name: sample[name] for name in KEPT if name in sample})
+        for name in _NOT_KEPT:
+            slim.meta.pop(name, None)
+        enlarged = picture.shape[1] < self.width or picture.shape[0] < self.height
+        slim.meta["latent"] = {"model": self.digest, "size": [self.width, self.height], "enlarged": enlarged}
+        return slim, channels_first(fitted(picture, self.width, self.height))
+
+    def _encoded(self, rows: list[tuple[Sample, np.ndarray] | Reject]) -> Iterator[Sample | Reject]:
+        good = [row for row in rows if not isinstance(row, Reject)]
+        latents = iter(self._latents([picture for _, picture in good])) if good else iter(())
+        for row in rows:
+            if isinstance(row, Reject):
+                yield row
+            else:
+                row[0]["latent.npy"] = next(latents)
+                yield row[0]
+
+    @torch.no_grad()
+    def _latents(self, pictures: list[np.ndarray]) -> np.ndarray:
+        with model_time():
+            space = autoencoders.load(Located(self.folder, self.digest)).to(_device())
+            pixels = torch.from_numpy(np.stack(pictures)).to(_device())
+            return space.encode(to_signed(pixels)).float().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class EncodeTexts:
+    """The features of every wording of the caption as `embed.npy`, float16 [k, length, d]; `json.embed.texts` says of which.
+
+    Args:
+        folders, digest: of the frozen encoders, see `texts.text_digest`.
+        length: places for tokens.
+    """
+
+    folders: tuple[str, ...]
+    digest: str
+    length: int
+    name: ClassVar[str] = "texts"
+
+    def __call__(self, samples: Iterator[Sample]) -> Iterator[Sample | Reject]:
+        for sample in samples:
+            try:
+                texts = wordings(sample)
+            except SampleError as error:
+                yield Reject.of(sample, error.reason, error.figure, error.detail)
+                continue
+            with model_time():
+                sample["embed.npy"] = self._features(texts)
+            sample.meta["embed"] = {"model": self.digest, "texts": texts}
+            yield sample
+
+    def lineage(self, sample: Sample) -> dict[str, Any]:
+        return {"model": self.digest}
+
+    def _features(self, texts: list[str]) -> np.ndarray:
+        encoders = load_text_encoders(self.folders, self.length, self.digest)
+        for encoder in encoders:
+            encoder.model.to(_device())
+        return encode_texts(encoders, texts).half().cpu().numpy()
+
+
+def picture_stage(autoencoder: str, width: int, height: int, keep_from: int = 0) -> EncodePictures:
+    """The stage for the autoencoder that lies in a folder now. Raises LtError if there is none."""
+    found = autoencoders.locate(autoencoder)
+    return EncodePictures(found.folder, found.digest, width, height, keep_from)
+
+
+def text_stage(folders: Sequence[str], length: int) -> EncodeTexts:
+    """The stage for the text encoders that lie in these folders now. Raises LtError if one is missing."""
+    return EncodeTexts(tuple(folders), text_digest(folders), length)
+
+
+def cached(sources: Sequence[str], stages: Sequence[Stage], note: Callable[[str], None]) -> list[str]:
+    """Folders of cached shards, one a source (folder, tar, pattern or URL), made where they are missing.
+
+    Raises:
+        LtError: a source cannot be read, or tasks failed.
+    """
+    return [str(_cached(where, tuple(stages), note)) for where in sources]
+
+
+def _cached(where: str, stages: tuple[Stage, ...], note: Callable[[str], None]) -> Path:
+    pipeline = Pipeline("latents", ShardSource(where), stages)
+    folder = lt_home() / "latents" / make_plan(pipeline).digest[:32]
+    alone = torch.accelerator.is_available() or len(open_shards(where)) < _MANY
+    workers = 0 if alone else len(os.sched_getaffinity(0))
+    report = run_pipeline(pipeline, folder, workers=workers)
+    if not report.complete:
+        raise LtError(f"{len(report.failed)} of {report.tasks} tasks failed: {report.failed[0]}.", "Run it again.")
+    if report.done:
+        note(f"  caches {report.count:,} latents of {where[:80]} in {folder} ({report.seconds:.0f} s)")
+    return folder
+
+
+def _device() -> torch.device:
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

@@ -1,0 +1,176 @@
+"""Texts for diffusion: the worlds' own closed vocabulary, and frozen encoders from transformers or diffusers folders.
+
+The tiny systems train a small transformer over `world_tokenizer` jointly with the U-Net (models/nn/captions.py says why).
+Pretrained encoders stay frozen: their features are computed once, into the cache's `embed.npy`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lt.datagen.shards import LtError, Sample, SampleError
+from lt.datagen.shards.storage import digest_of, digest_of_file
+from lt.models.nn.tokenizers import CHINESE, WordTokenizer
+
+LANGUAGES = ("en", "zh")
+LENGTH = 64
+"""Places for tokens: the longest caption of figures and scenes has 57, the two marks not counted."""
+_WORDS = Path(__file__).with_name("words.txt")
+
+
+@lru_cache(maxsize=1)
+def world_tokenizer() -> WordTokenizer:
+    """Words of the English and characters of the Chinese captions of scenes and figures."""
+    return WordTokenizer(_WORDS.read_text(encoding="utf-8").split(), LENGTH)
+
+
+def hugging_face_tokenizer(tokenizer: WordTokenizer) -> Any:
+    """The same tokenizer as transformers knows them, for the pipelines that are exported: the same numbers for any caption."""
+    from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    pad, unknown, start, end = tokenizer.SPECIAL
+    names = (*tokenizer.SPECIAL, *tokenizer.words)
+    backend = Tokenizer(WordLevel({name: number for number, name in enumerate(names)}, unk_token=unknown))
+    backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    word = Regex(f"[{CHINESE}]|[^\\W{CHINESE}]+|[^\\w\\s]")
+    backend.pre_tokenizer = pre_tokenizers.Split(word, "removed", invert=True)
+    marks = [(start, tokenizer.start), (end, tokenizer.end)]
+    backend.post_processor = processors.TemplateProcessing(single=f"{start} $A {end}", special_tokens=marks)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=tokenizer.length,
+        pad_token=pad,
+        unk_token=unknown,
+        bos_token=start,
+        eos_token=end,
+        padding_side="right",
+        truncation_side="right",
+    )
+
+
+def wordings(sample: Sample) -> list[str]:
+    """Every wording of a sample's caption: all English ones, then all Chinese ones; `txt` where `json` holds none.
+
+    Raises:
+        SampleError: `no-caption`.
+    """
+    captions = sample.meta.get("captions") if "json" in sample else None
+    stored = captions if isinstance(captions, dict) else {}
+    found: list[Any] = []
+    for language in LANGUAGES:
+        said = stored.get(language) or []
+        found += [said] if isinstance(said, str) else said
+    texts = [text.strip() for text in (found or [sample.get("txt")]) if isinstance(text, str) and text.strip()]
+    if not texts:
+        raise SampleError("no-caption", "neither json.captions nor txt holds a text")
+    return texts
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A frozen encoder with its tokenizer and the number of places for tokens."""
+
+    model: Any
+    tokenizer: Any
+    length: int
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Features [b, length, d], float32, on the model's device.
+
+        CLIP's are taken as Stable Diffusion does, padding included; where an encoder masks its padding (T5, BERT), padded
+        places are zero, since control branches cannot mask them.
+        """
+        batch = self.tokenizer(
+            list(texts), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
+        ).to(self.model.device)
+        if self.model.config.model_type.startswith("clip"):
+            return self.model(input_ids=batch.input_ids).last_hidden_state.float()
+        features = self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        return features.float() * batch.attention_mask[:, :, None]
+
+
+def text_digest(where: Sequence[str]) -> str:
+    """What names the encoders of these folders: sha256 over their files; "" for none."""
+    return digest_of([_folder_digest(*_parts(Path(folder))) for folder in where]) if where else ""
+
+
+@lru_cache(maxsize=2)
+def load_text_encoders(where: tuple[str, ...], length: int, digest: str) -> tuple[TextEncoder, ...]:
+    """Encoders from folders, loaded once; several stand side by side, channel by channel, as PanGu-Draw's bilingual pair does.
+
+    Args:
+        where: folders in transformers' format (weights and tokenizer in one), or diffusers folders that hold `text_encoder`
+            and `tokenizer`.
+        length: places for tokens; all encoders are padded to it.
+        digest: what `text_digest` said of these folders.
+
+    Raises:
+        LtError: a folder is not there, is of an unknown kind, holds pickled weights, or other files than the digest says.
+    """
+    if text_digest(where) != digest:
+        raise LtError(
+            f"The text encoders in {', '.join(where)} are not those that were asked for: their files changed."
+        )
+    return tuple(_load(folder, length) for folder in where)
+
+
+def encode_texts(encoders: Sequence[TextEncoder], texts: Sequence[str]) -> Tensor:
+    """Features of all encoders side by side: [b, length, sum of widths]."""
+    return torch.cat([encoder(texts) for encoder in encoders], dim=-1)
+
+
+def _load(folder: str, length: int) -> TextEncoder:
+    from transformers import AutoTokenizer
+
+    weights, words = _parts(Path(folder))
+    kind = json.loads((weights / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+    try:
+        model = _model_class(kind).from_pretrained(weights, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(words)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LtError(f"Cannot load the text encoder {folder}: {reason}") from None
+    return TextEncoder(model.eval().requires_grad_(False), tokenizer, length)
+
+
+def _model_class(kind: str) -> Any:
+    import transformers
+
+    classes = {
+        "clip": transformers.CLIPTextModel,
+        "clip_text_model": transformers.CLIPTextModel,
+        "chinese_clip": transformers.ChineseCLIPTextModel,
+        "chinese_clip_text_model": transformers.ChineseCLIPTextModel,
+        "t5": transformers.T5EncoderModel,
+        "mt5": transformers.MT5EncoderModel,
+        "bert": transformers.BertModel,
+    }
+    if kind not in classes:
+        raise LtError(f"A text encoder of the kind {kind!r} is not known.", f"Known: {', '.join(classes)}.")
+    return classes[kind]
+
+
+def _parts(folder: Path) -> tuple[Path, Path]:
+    """Folders of weights and of the tokenizer."""
+    inside = folder / "text_encoder"
+    weights, words = (inside, folder / "tokenizer") if inside.is_dir() else (folder, folder)
+    if not (weights / "config.json").is_file():
+        raise LtError(
+            f"{folder} holds no text encoder: there is no {weights / 'config.json'}.",
+            "Name a folder in the format of transformers, or of a diffusers pipeline.",
+        )
+    return weights, words
+
+
+def _folder_digest(weights: Path, words: Path) -> str:
+    files = {path for part in (weights, words) for path in part.iterdir() if path.is_file()}
+    return digest_of([[path.name, digest_of_file(path)] for path in sorted(files, key=lambda path: path.name)])
