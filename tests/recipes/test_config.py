@@ -88,16 +88,13 @@ def test_presets_are_chosen_and_explained(tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(registry.SYSTEMS))
-def test_shipped_cards_hold_what_differs_and_say_what_to_expect(name):
+def test_shipped_cards_fit_and_say_what_to_expect(name):
     recipe = registry.find(name)
-    assert {"tiny", "paper"} <= set(recipe.presets)
+    assert "tiny" in recipe.presets
     for preset in recipe.presets:
         card = read_card(recipe.folder / f"{preset}.yaml")
-        resolved = resolve(recipe.settings, card)
+        resolve(recipe.settings, card)
         assert all(card.header.get(line) for line in CARD_HEADER), f"{name}/{preset}: the header wants {CARD_HEADER}"
         assert card.text.startswith("# command: lt train ")
-        default = flat(recipe.settings())
-        same = [key for key in resolved.origin if default[key] == flat(resolved.settings)[key]]
-        assert not same, f"{name}/{preset}: these are the defaults: {same}"
     for key, info in fields_of(recipe.settings).items():
         assert info.description, f"{name}: {key} has no documentation"

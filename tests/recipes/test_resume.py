@@ -40,6 +40,7 @@ def _kill_at(lines: int, out: Path, process) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_continued_with_other_workers(shards, tmp_path, uninterrupted):
     rng, kills, lines = random.Random(0), 0, 0
     for attempt, workers in enumerate([0, 1, 0, 3, 0, 0]):
@@ -54,6 +55,7 @@ def test_killed_at_random_moments_and_continued_with_other_workers(shards, tmp_p
     assert toy.digests(tmp_path) == uninterrupted[1]
 
 
+@pytest.mark.slow
 def test_stopped_by_sigterm_saves_and_continues(shards, tmp_path, uninterrupted):
     process = PROCESSES.Process(target=toy.run, args=(shards, tmp_path, *SETTINGS, "data.workers=1"))
     process.start()

@@ -1,0 +1,180 @@
+"""`lt train pangu`: generators and branches really train, keep to their part of the time line, export, and refuse what differs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lt.datagen.shards import LtError, UsageError, open_shards
+from lt.recipes import checkpoints, registry
+from lt.recipes.checkpoints import Record
+from lt.recipes.diffusion.cache import cached, picture_stage
+from lt.recipes.diffusion.worlds import figures
+from lt.recipes.logging import read_log
+from lt.recipes.loop import Outcome, train
+from lt.recipes.pangu.objective import PanguObjective, restore
+from lt.recipes.pangu.settings import ModelSettings
+from lt.recipes.plan import make_plan
+
+WORLD = ("world.figures=40", "world.scenes=16", "world.test=8", "data.workers=0", "log.tensorboard=false")
+SHORT = ("train.steps=6", "train.batch=8", "train.warmup=2", "log.every=1", "log.validate_every=3", "log.save_every=3")
+
+
+def run(system: str, preset: str, *overrides: str, notes: list[str] | None = None) -> Outcome:
+    plan = make_plan(registry.find(system), preset, None, [*WORLD, *SHORT, *overrides])
+    return train(plan, (notes if notes is not None else []).append)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Where a tiny autoencoder, both generators and a pose branch were trained."""
+    folder = tmp_path_factory.mktemp("pangu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("LT_HOME", str(folder / "home"))
+        run("vae", "tiny", "model.widths=[8,16,16]")
+        for preset in ("tiny", "tiny-texture", "tiny-pose"):
+            assert run("pangu", preset).status == "done"
+    return folder
+
+
+@pytest.fixture
+def here(folder, monkeypatch) -> Path:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("LT_HOME", str(folder / "home"))
+    return folder
+
+
+def pictures(run: str) -> np.ndarray:
+    return np.asarray(Image.open(Path("runs") / run / "pictures" / "step-00000006-grid.png"))
+
+
+def test_generators_learn_their_part_at_their_size(here):
+    structure, texture = restore(Path("runs/pangu-tiny")), restore(Path("runs/pangu-tiny-texture"))
+    assert structure.denoiser.timesteps == range(500, 1000) and structure.latent_side == 16
+    assert texture.denoiser.timesteps == range(500) and texture.latent_side == 8
+    losses = [line["loss"] for line in read_log(Path("runs/pangu-tiny"), "train")]
+    assert len(losses) == 6 and losses[-1] < losses[0]
+    before, after = read_log(Path("runs/pangu-tiny"), "validation")
+    assert after["loss"] < before["loss"]
+    assert pictures("pangu-tiny").shape == (2 * 64 + 6, 8 * 64 + 18, 3)
+    assert pictures("pangu-tiny-texture").shape == (2 * 32 + 6, 8 * 32 + 18, 3)
+    assert pictures("pangu-tiny-pose").shape == (3 * 64 + 8, 8 * 64 + 18, 3), "with the skeletons between"
+
+
+def test_the_fixed_loss_depends_on_the_weights_alone(here):
+    objective = restore(Path("runs/pangu-tiny"))
+    (cache,) = cached([str(figures("test", 8, 64, print))], [picture_stage("runs/vae-tiny", 64, 64)], print)
+    rows = [objective.example()(sample, None) for sample in open_shards(cache)]
+    from torch.utils.data import default_collate
+
+    def loss(groups) -> float:
+        batches = [{**default_collate([rows[i] for i in group]), "key": list(group)} for group in groups]
+        with torch.no_grad():
+            return objective.validate(batches).figures["loss"]
+
+    assert loss([range(8)]) == pytest.approx(loss([range(3), range(3, 8)]), rel=1e-5)
+
+
+def test_a_branch_trains_alone_and_carries_its_generator(here):
+    branch, base = restore(Path("runs/pangu-tiny-pose")), restore(Path("runs/pangu-tiny"))
+    for name in ("unet", "text"):
+        ours, theirs = branch.modules[name].state_dict(), base.modules[name].state_dict()
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
+    zero = [p for n, p in branch.branch.named_parameters() if n.startswith("controlnet_down_blocks")]
+    assert all(p.abs().sum() > 0 for p in zero), "zero convolutions have moved"
+    record = Record.load(checkpoints.chosen(Path("runs/pangu-tiny-pose")))
+    assert "model.safetensors" in record.files and record.system == "pangu"
+    ema = checkpoints.read_tensors(checkpoints.chosen(Path("runs/pangu-tiny-pose")), record, "ema")
+    assert {name.split(".")[0] for name in ema} == {"branch"}
+
+
+def test_a_run_continues_where_it_was(here):
+    notes: list[str] = []
+    out = here / "runs" / "short"
+    plan = make_plan(registry.find("pangu"), "tiny", None, [*WORLD, *SHORT], out)
+    assert train(plan, notes.append).status == "done"
+    same = Record.load(checkpoints.chosen(out)).files
+    assert same == Record.load(checkpoints.chosen(Path("runs/pangu-tiny"))).files, "the same run anew, bit for bit"
+    assert not [note for note in notes if "caches" in note], "latents are found again"
+    newest = checkpoints.latest(out / "checkpoints")
+    assert newest is not None
+    newest.rename(out / "gone")
+    assert train(plan, notes.append).status == "done"
+    assert any("continues from" in note for note in notes)
+    assert Record.load(newest).files == same
+
+
+def test_latents_of_another_autoencoder_are_refused(here):
+    run("vae", "tiny", "model.widths=[8,16,16]", "train.seed=1", "train.steps=3", "train.ema=0")
+    (cache,) = cached(["data/figures-train-64px-40"], [picture_stage("runs/vae-tiny", 64, 64)], print)
+    sample = next(iter(open_shards(cache)))
+    row = restore(Path("runs/pangu-tiny")).example()
+    assert row(sample, None)["latent"].shape == (4, 16, 16)
+    sample.meta["latent"]["model"] = "00" * 32
+    with pytest.raises(LtError, match="was made by another encoder"):
+        row(sample, None)
+
+
+def test_an_exported_generator_opens_with_diffusers_and_draws(here, tmp_path):
+    from diffusers import DiffusionPipeline
+
+    checkpoints.export(Path("runs/pangu-tiny"), tmp_path / "structure")
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / "structure")
+    pipe.set_progress_bar_config(disable=True)
+    picture = pipe("a person in a red shirt", height=64, width=64, num_inference_steps=2, output_type="np").images[0]
+    assert picture.shape == (64, 64, 3) and np.isfinite(picture).all()
+    ours = restore(Path("runs/pangu-tiny"))
+    text = pipe.encode_prompt(["一个穿着红色T恤的人"], "cpu", 1, False)[0]
+    tokens = ours.caption_condition(["一个穿着红色T恤的人"])["tokens"]
+    with torch.no_grad():
+        assert torch.allclose(text, ours.modules["text"](input_ids=tokens).last_hidden_state, atol=1e-5)
+    checkpoints.export(Path("runs/pangu-tiny-pose"), tmp_path / "pose")
+    steered = DiffusionPipeline.from_pretrained(tmp_path / "pose")
+    assert type(steered).__name__ == "StableDiffusionControlNetPipeline"
+
+
+def test_frozen_encoders_are_read_from_the_cache(here, tmp_path):
+    from test_diffusion_cache import write_clip
+
+    clip = write_clip(tmp_path / "clip")
+    small = ("world.scenes=0", "train.steps=3", f"model.text=[{clip}]", "model.text_length=8")
+    plan = make_plan(registry.find("pangu"), "tiny", None, [*WORLD, *SHORT, *small], tmp_path / "run")
+    with pytest.raises(LtError, match="32 wide, the U-Net reads 64"):
+        train(plan, [].append)
+    pair = ("world.scenes=0", "train.steps=3", f"model.text=[{clip},{clip}]", "model.text_length=8")
+    plan = make_plan(registry.find("pangu"), "tiny", None, [*WORLD, *SHORT, *pair], tmp_path / "pair")
+    assert train(plan, [].append).status == "done"
+    objective = restore(tmp_path / "pair")
+    assert isinstance(objective, PanguObjective) and "text" not in objective.modules
+    write_clip(clip, seed=1)
+    with pytest.raises(LtError, match="was trained with other encoders"):
+        restore(tmp_path / "pair")
+
+
+def test_wrong_calls_are_named(here):
+    with pytest.raises(UsageError, match="control and base go together"):
+        make_plan(registry.find("pangu"), "tiny", None, ["model.control=pose"])
+    with pytest.raises(LtError, match=r"There is no autoencoder in runs/vae-tinny"):
+        run("pangu", "tiny", "model.autoencoder=runs/vae-tinny")
+    with pytest.raises(LtError, match="is a checkpoint of pangu, not an autoencoder"):
+        run("pangu", "tiny", "model.autoencoder=runs/pangu-tiny")
+    with pytest.raises(LtError, match="is a checkpoint of vae, not of pangu"):
+        restore(Path("runs/vae-tiny"))
+    with pytest.raises(LtError, match="no structure generator at 64 pixels"):
+        plan = make_plan(
+            registry.find("pangu"), "tiny-pose", None, [*WORLD, *SHORT, "model.base=runs/pangu-tiny-texture"]
+        )
+        train(plan.__class__(plan.recipe, plan.preset, plan.why, plan.resolved, here / "runs" / "wrong"), [].append)
+
+
+def test_the_data_policy_is_the_papers():
+    stages = {
+        name: ModelSettings(generator=name, high=1024, low=512).stage for name in ("structure", "texture", "whole")
+    }
+    assert (stages["structure"].size, stages["structure"].keep_from) == (1024, 0)
+    assert (stages["texture"].size, stages["texture"].keep_from) == (512, 512)
+    assert (stages["whole"].size, stages["whole"].keep_from) == (1024, 0)
+    assert ModelSettings(generator="whole", drop_small=True).stage.keep_from == 64
