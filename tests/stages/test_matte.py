@@ -147,6 +147,10 @@ def test_pinholes_go_to_the_lowest_layer_beside_them():
     assert alphas[0, 20, 24:26].tolist() == [1, 1]
     assert alphas[1, 20, 25] == 0
     assert alphas[:, :10].max() == 0
+    faint = np.full((1, 50, 50), 0.2, np.float32)
+    faint[0, 20, 20] = 0
+    close_pinholes(faint, 0.001)
+    assert faint[0, 20, 20] == 0
 
 
 def test_a_cut_that_disagrees_with_the_outline_is_dropped():
