@@ -24,7 +24,7 @@ def reproduce(
     out: Path = typer.Option(None, "--out", help="Folder of all runs.", show_default="runs/reproduce-<system>"),
     as_json: bool = JsonOption,
 ) -> None:
-    """Train the variants that a paper compares, at equal budget over several seeds, and judge its claims by the built-in worlds."""
+    """Re-test a paper's claims in miniature: train what it compares at equal budget over several seeds, and judge."""
     from lt.recipes.claims import find_study
     from lt.recipes.claims import reproduce as run
 
@@ -42,7 +42,7 @@ def reproduce(
 def _print(result: "Result") -> None:
     for claim in result.claims:
         rows = [
-            [label, _number(ours["value"]), f"{ours['low']:.3g} to {ours['high']:.3g}"]
+            [label, round(ours["value"], 3), f"{ours['low']:.3g} to {ours['high']:.3g}"]
             for label, ours in claim["ours"].items()
         ]
         print_table(["ours", "value", "± 2 s.e."], rows, f"{claim['statement']}: {claim['verdict'].upper()}")
@@ -53,10 +53,6 @@ def _print(result: "Result") -> None:
         print()
     if not result.full:
         print("A shortened run: these verdicts test the machinery, not the claims.")
-
-
-def _number(value: float) -> float:
-    return round(value, 3)
 
 
 @contextmanager

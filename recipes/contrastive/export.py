@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,9 +33,7 @@ from lt.models.nn import tokenizers
 from lt.models.nn.dual import DualEncoder
 from lt.models.nn.timm_tower import TimmConfig
 from lt.models.nn.tokenizers import BertChineseTokenizer, TextTokenizer, WordTokenizer
-
-if TYPE_CHECKING:
-    from lt.recipes.contrastive.objective import ContrastiveObjective
+from lt.recipes.contrastive.settings import TextSettings
 
 TOLERANCE = 1e-4
 """The largest difference between a unit vector of ONNX and ours that is taken for rounding."""
@@ -61,35 +59,35 @@ _OUTER_NAMES = {
 }
 
 
-def export(objective: "ContrastiveObjective", folder: Path) -> None:
+def export(model: DualEncoder, tokenizer: TextTokenizer, text: TextSettings, folder: Path) -> None:
     """Write the folder and check that both ONNX towers give what ours give.
 
     Raises:
         LtError: a package is missing, or ONNX differs by more than `TOLERANCE`.
     """
-    model = objective.model.eval().cpu()
+    model = model.eval().cpu()
+    size = model.config.vision.size
     folder.mkdir(parents=True, exist_ok=True)
-    write_encoder(model, objective, folder)
+    write_encoder(model, tokenizer, text, folder)
     if not isinstance(model.config.vision, TimmConfig):
-        write_clip(model, objective.tokenizer, folder)
-    write_onnx(model, objective.size, objective.tokenizer.length, folder)
-    difference = onnx_difference(model, objective.size, objective.tokenizer, folder)
+        write_clip(model, tokenizer, folder)
+    write_onnx(model, size, tokenizer.length, folder)
+    difference = onnx_difference(model, size, tokenizer, folder)
     if difference > TOLERANCE:
         raise LtError(f"The ONNX towers in {folder} differ from ours by {difference:.2g}, more than {TOLERANCE:.0e}.")
 
 
-def write_encoder(model: DualEncoder, objective: "ContrastiveObjective", folder: Path) -> None:
-    """All weights and what they mean, in lt's own names."""
+def write_encoder(model: DualEncoder, tokenizer: TextTokenizer, text: TextSettings, folder: Path) -> None:
+    """All weights and what they mean, in lt's own names, and the vocabulary."""
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "encoder.safetensors")
-    tokenizer = objective.tokenizer
-    text = {"language": objective.settings.text.language, "tokenizer": objective.settings.text.tokenizer}
     marks = {name: getattr(tokenizer, name) for name in ("start", "end", "pad", "length") if hasattr(tokenizer, name)}
-    write_json(folder / "encoder.json", {"model": asdict(model.config), "text": {**text, **marks}})
+    described = {"language": text.language, "tokenizer": text.tokenizer, **marks}
+    write_json(folder / "encoder.json", {"model": asdict(model.config), "text": described})
     if isinstance(tokenizer, WordTokenizer):
         entries = [*WordTokenizer.SPECIAL, *tokenizer.words]
         (folder / "vocab.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
     elif isinstance(tokenizer, BertChineseTokenizer):
-        own = objective.settings.text.vocabulary
+        own = text.vocabulary
         shutil.copyfile(own or Path(tokenizers.__file__).with_name("bert_chinese_vocab.txt"), folder / "vocab.txt")
 
 

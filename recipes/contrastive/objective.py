@@ -159,7 +159,7 @@ class ContrastiveObjective(Objective):
         """Write both towers as ONNX, weights as safetensors, settings, vocabulary: see `contrastive.export`."""
         from lt.recipes.contrastive.export import export
 
-        export(self, folder)
+        export(self.model, self.tokenizer, self.settings.text, folder)
 
 
 def normalised(image: Tensor) -> Tensor:

@@ -61,13 +61,18 @@ def recalls(images: Features, texts: Features, numbers: Tensor, owner: Tensor | 
     owner = torch.arange(len(texts)) if owner is None else owner.cpu()
     numbers = numbers.cpu()
     true = _true_pairs(len(images), numbers, owner)
-    s_i = torch.cat([image_similarity(images[part], texts) for part in _blocks(len(images))])
+    s_i = torch.cat([image_similarity(rows_of(images, part), texts) for part in _blocks(len(images))])
     image_ranks = _ranks(s_i.cpu(), true)
     if images.is_global and texts.is_global:
         s_t = s_i
     else:
-        s_t = torch.cat([text_similarity(images, texts[part]) for part in _blocks(len(texts))], 1)
+        s_t = torch.cat([text_similarity(images, rows_of(texts, part)) for part in _blocks(len(texts))], 1)
     return Recalls(image_ranks, _ranks(s_t.cpu().T, true.T), owner.numpy())
+
+
+def rows_of(features: Features, rows: slice) -> Features:
+    """Some rows of a batch's features."""
+    return Features(features.tokens[rows], None if features.mask is None else features.mask[rows])
 
 
 def _blocks(length: int) -> Sequence[slice]:

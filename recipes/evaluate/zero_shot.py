@@ -129,7 +129,10 @@ def scores(encoder: Encoder, pictures: Features, names: Sequence[str], prompts: 
     texts = encoder.texts([prompt.replace("{}", name) for name in names for prompt in prompts])
     block = max(1, _BUDGET // max(1, texts.tokens.shape[0] * texts.tokens.shape[1]))
     judge = ensemble_similarity if rule == "mean" else prompt_votes
-    parts = [judge(pictures[first : first + block], texts, len(prompts)) for first in range(0, len(pictures), block)]
+    parts = [
+        judge(Features(pictures.tokens[first : first + block]), texts, len(prompts))
+        for first in range(0, len(pictures), block)
+    ]
     return torch.cat(parts)
 
 
