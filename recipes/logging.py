@@ -40,6 +40,7 @@ class RunLog:
         path = out / "log.jsonl"
         _keep_until(path, step)
         try:
+            out.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise write_error(path, error) from error

@@ -116,6 +116,7 @@ class Loop:
         self.pending: deque[Step] = deque()
         self.figures: dict[str, float] = {}  # of the last step that was settled
         self.stopping = False
+        self.lag = 0 if run.device.type == "cpu" else 1  # a GPU works on while the figures of the step before are read
         self.first, self.began = run.step, time.perf_counter()
         self.clock = Clock()
 
@@ -129,6 +130,7 @@ class Loop:
             while run.step < self.train.steps and not self.stopping:
                 self._step(batches)
             if self.stopping:
+                self._settle(0)
                 run.save()
         self.log.write("stop" if self.stopping else "end", run.step)
         self.log.close()
@@ -157,8 +159,7 @@ class Loop:
         log = run.step % self.every.every == 0
         validate = run.step % self.every.validate_every == 0 or run.step == self.train.steps
         save = validate or run.step % self.every.save_every == 0
-        # a GPU goes on working while the figures of the step before are read
-        self._settle(leave=0 if log or save or run.device.type == "cpu" else 1)
+        self._settle(0 if log or save else self.lag)
         self.clock.stop()
         self._tell()
         if log:

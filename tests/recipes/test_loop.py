@@ -16,9 +16,10 @@ from lt.recipes.config import TrainSettings
 from lt.recipes.ema import Ema
 from lt.recipes.guard import Interruption, SpikeGuard
 from lt.recipes.logging import read_log
-from lt.recipes.loop import dry_run, train
+from lt.recipes.loop import Loop, dry_run, train
 from lt.recipes.objective import Objective
 from lt.recipes.optim import Lamb, make_optimizer, rate, set_rate
+from lt.recipes.run import Run
 
 
 def test_the_rate_is_a_function_of_the_step():
@@ -182,6 +183,21 @@ def test_ctrl_c_saves_and_says_how_far_it_came(shards, tmp_path):
     assert outcome.checkpoint.name == "step-00000008"
 
 
+def test_figures_may_be_read_a_step_late_as_on_a_gpu(shards, tmp_path):
+    settings = ("log.every=7", "train.spike=0")
+    toy.run(shards, tmp_path / "prompt", *settings)
+    run = Run(toy.plan(shards, tmp_path / "late", *settings), lambda _: None)
+    run.start(None)
+    loop = Loop(run, lambda now: os.kill(os.getpid(), signal.SIGINT) if now.step == 12 else None)
+    loop.lag = 1
+    stopped = loop.go()
+    assert (stopped.status, stopped.step) == ("stopped", 14), "asked after 12, known with the figures of 13"
+    assert len(run.guard.losses) == 14, "none is left unjudged"
+    assert toy.run(shards, tmp_path / "late", *settings).status == "done"
+    assert toy.losses(tmp_path / "late") == toy.losses(tmp_path / "prompt")
+    assert toy.digests(tmp_path / "late") == toy.digests(tmp_path / "prompt")
+
+
 def test_starting_from_other_weights_is_a_new_run(shards, tmp_path):
     toy.run(shards, tmp_path / "first", "train.steps=20")
     start = checkpoints.latest(tmp_path / "first" / "checkpoints")
@@ -223,10 +239,7 @@ def test_a_dry_run_counts_measures_and_writes_nothing(shards, tmp_path):
 
 def test_measuring_changes_nothing(shards, tmp_path):
     """The buffer that counts batches, for one, is as it was; so a run that was measured equals one that was not."""
-    plan = toy.plan(shards, tmp_path)
-    from lt.recipes.run import Run
-
-    run = Run(plan, lambda _: None)
+    run = Run(toy.plan(shards, tmp_path), lambda _: None)
     run.build()
     before = checkpoints.gathered(checkpoints.weights_of(run.objective))
     run.estimate()
