@@ -82,6 +82,11 @@ class TextEncoder:
     tokenizer: Any
     length: int
 
+    @property
+    def width(self) -> int:
+        """d."""
+        return int(self.model.config.hidden_size)
+
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Features [b, length, d], float32, on the model's device.

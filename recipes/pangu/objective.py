@@ -1,0 +1,275 @@
+"""PanGu-Draw in training: one generator (structure, texture or whole), or one control branch of a generator.
+
+    lt train pangu                              structure        runs/pangu-tiny
+    lt train pangu --preset tiny-texture        texture          runs/pangu-tiny-texture
+    lt train pangu --control pose               a branch of it   runs/pangu-tiny-pose
+
+The generators are trained apart, as in the paper, in one latent space. The small text encoder is trained with each of them;
+what they share is the caption's token numbers (models/nn/captions.py). A branch's checkpoint holds its frozen generator too.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lt.datagen.shards import LtError
+from lt.models.nn.autoencoder import AutoencoderSpace
+from lt.models.nn.captions import TOKENS, CaptionedNetwork, small_text_encoder
+from lt.models.nn.control import HINT, ControlledUNet, control_branch
+from lt.models.nn.diffusion import Condition, Denoiser, Guided, drop_condition, seeded_noise, split
+from lt.models.nn.pipelines import stable_diffusion_pipeline
+from lt.models.nn.sampling import Solver, make_scheduler
+from lt.models.nn.unet import TextUNet, UNetShape
+from lt.recipes import checkpoints
+from lt.recipes.diffusion import autoencoders
+from lt.recipes.diffusion.pictures import sheet, to_bytes
+from lt.recipes.diffusion.texts import (
+    LENGTH,
+    encode_texts,
+    hugging_face_tokenizer,
+    load_text_encoders,
+    text_digest,
+    world_tokenizer,
+)
+from lt.recipes.objective import Batch, Figures, Objective, Report
+from lt.recipes.pangu import data
+from lt.recipes.pangu.data import SEED, Row
+from lt.recipes.pangu.settings import UNETS, PanguSettings
+from lt.recipes.registry import Recipe
+
+POINTS = 8
+"""Timesteps at which the validation loss is taken."""
+_SHOWN, _STEPS, _GUIDANCE = 8, 20, 4.0
+
+
+class Origins(nn.Module):
+    """Digests (32 bytes each) of the autoencoder and of the frozen text encoders that a generator was trained with."""
+
+    autoencoder: Tensor
+    texts: Tensor
+
+    def __init__(self, autoencoder: str, texts: str):
+        super().__init__()
+        self.register_buffer("autoencoder", torch.tensor(list(bytes.fromhex(autoencoder)), dtype=torch.uint8))
+        self.register_buffer("texts", torch.tensor(list(bytes.fromhex(texts or "00" * 32)), dtype=torch.uint8))
+
+
+class PanguObjective(Objective):
+    """A `Denoiser` over the generator's part of the time line.
+
+    Raises:
+        LtError: the autoencoder or a text encoder is not there.
+    """
+
+    def __init__(self, settings: PanguSettings):
+        model = settings.model
+        self.settings = settings
+        self.located = autoencoders.locate(model.autoencoder)
+        self.texts = text_digest(model.text)
+        self.space: AutoencoderSpace = autoencoders.load(self.located)
+        self.unet: Any = self._shape().build()
+        self.encoder = self._own_encoder()
+        own = {"unet": self.unet, "origins": Origins(self.located.digest, self.texts)}
+        self.modules = own | ({"text": self.encoder} if self.encoder is not None else {})
+        self.frozen = {"autoencoder": self.space}
+        self.branch: Any = None
+        if model.control:
+            for module in self.modules.values():
+                module.requires_grad_(False)
+            self.branch = control_branch(self.unet, self.space.factor, model.hint_widths)
+            self.modules = {**self.modules, "branch": self.branch}
+        self.denoiser = Denoiser(
+            self.network({model.control: self.branch} if model.control else {}),
+            prediction_type=model.prediction,
+            timesteps=model.stage.timesteps,
+            min_snr_gamma=model.min_snr or None,
+            offset_noise=model.offset_noise,
+        )
+
+    def _shape(self) -> UNetShape:
+        channels = self.space.channels
+        shape = UNETS[self.settings.model.unet]
+        side = self.settings.model.high // self.space.factor
+        return replace(shape, sample_size=side, in_channels=channels, out_channels=channels)
+
+    def _own_encoder(self) -> nn.Module | None:
+        model, width = self.settings.model, UNETS[self.settings.model.unet].text_width
+        if model.text:
+            encoders = load_text_encoders(model.text, model.text_length, self.texts)
+            found = sum(encoder.width for encoder in encoders)
+            if found != width:
+                raise LtError(
+                    f"The text features of {', '.join(model.text)} are {found} wide, the U-Net reads {width}."
+                )
+            return None
+        return small_text_encoder(world_tokenizer().vocabulary, LENGTH, width)
+
+    def network(self, branches: dict[str, nn.Module]) -> CaptionedNetwork:
+        """The U-Net with its text encoder and some control branches."""
+        inner = ControlledUNet(self.unet, branches) if branches else TextUNet(self.unet)
+        return CaptionedNetwork(inner, self.encoder, branches)
+
+    @property
+    def latent_side(self) -> int:
+        """Side of the latents in training."""
+        return self.settings.model.stage.size // self.space.factor
+
+    def example(self) -> Row:
+        model = self.settings.model
+        return Row(self.located.digest, self.texts, model.stage.size, model.control)
+
+    def caption_condition(self, captions: list[str]) -> dict[str, Tensor]:
+        """Captions as the network wants them, [b, ...] on its device."""
+        device = self.unet.device
+        if self.encoder is not None:
+            return {TOKENS: world_tokenizer()(captions).ids.to(device)}
+        model = self.settings.model
+        encoders = load_text_encoders(model.text, model.text_length, self.texts)
+        return {"text": encode_texts(encoders, captions).to(device)}
+
+    def _condition(self, batch: Batch) -> dict[str, Tensor]:
+        words = {name: batch[name] for name in (TOKENS, "text") if name in batch}
+        return words | {name: value.float() / 255 for name, value in batch.items() if name.startswith(HINT)}
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+        condition = drop_condition(self._condition(batch), self.caption_condition([""]), self.settings.model.drop_text)
+        return self.denoiser.loss(batch["latent"], condition)
+
+    def validate(self, batches: Iterable[Batch]) -> Report:
+        """The loss at fixed timesteps with fixed noise (the score, negated), and pictures of what the generator makes of
+        validation captions: see `drawn`."""
+        losses, shown = [], []
+        for batch in batches:
+            seeds = batch[SEED].tolist()
+            losses.append(self.denoiser.validation_loss(batch["latent"], self._condition(batch), seeds, POINTS))
+            if not shown:
+                shown = self._pictures(batch)
+        if not losses:
+            raise LtError("The validation set has no usable samples.", "Name another one: --set data.validation=DIR.")
+        rows = torch.cat(losses)
+        thirds = {
+            f"loss_{number}_of_{POINTS}": float(rows[:, number - 1].mean()) for number in (1, POINTS // 2, POINTS)
+        }
+        loss = float(rows.mean())
+        return Report({"loss": loss, **thirds}, -loss, {"grid": sheet(shown)})
+
+    def _pictures(self, batch: Batch) -> list[list[np.ndarray]]:
+        """Rows: the true pictures (decoded), the control pictures, the generator's."""
+        some = {name: value[:_SHOWN] for name, value in batch.items()}
+        pixels = self.drawn(some["latent"], self._condition(some), some[SEED].tolist())
+        rows = [list(to_bytes(self.space.decode(some["latent"])))]
+        for name, value in some.items():
+            if name.startswith(HINT):
+                rows.append(list(value.permute(0, 2, 3, 1).cpu().numpy()))
+        return [*rows, list(to_bytes(pixels))]
+
+    @torch.no_grad()
+    def drawn(self, latents: Tensor, condition: Condition, seeds: list[int]) -> Tensor:
+        """What the generator does on its own part of the time line, decoded: [b, 3, h, w] in about -1..1.
+
+        It begins from pure noise, or where its part begins lower down, from the true latents noised to that level. Where its part
+        ends above t = 0, the clean guess at the end is shown: blurred, for noise still hides the detail.
+        """
+        empty = {**condition, **self.caption_condition([""] * len(latents))}
+        guided = Guided(self.denoiser, condition, empty, _GUIDANCE)
+        scheduler = make_scheduler("ddim", self.denoiser.schedule, self.denoiser.prediction_type)
+        noise = seeded_noise(seeds, tuple(latents.shape[1:])).to(latents)
+        ladder = Solver(scheduler, _STEPS, noise).timesteps.tolist()
+        rungs = [rung for rung, t in enumerate(ladder) if t in self.denoiser.timesteps]
+        if rungs[0]:
+            alpha, sigma = self.denoiser.schedule.alpha_sigma(ladder[rungs[0]], latents)
+            noise = alpha * latents + sigma * noise
+        solver = Solver(scheduler, _STEPS, noise, rungs[0])
+        for _ in rungs[:-1]:
+            solver.step(guided(solver.z, solver.t))
+        output = guided(solver.z, solver.t)
+        alpha, sigma = self.denoiser.schedule.alpha_sigma(solver.t, latents)
+        clean, _ = split(output, solver.z, alpha, sigma, self.denoiser.prediction_type)
+        return self.space.decode(clean)
+
+    def pretrained(self) -> None:
+        """A branch takes over the generator of `base`, and starts as a copy of its encoder (ControlNet)."""
+        model = self.settings.model
+        if not model.control:
+            return
+        base = restore(Path(model.base))
+        mine = {name: module for name, module in self.modules.items() if name != "branch"}
+        if base.located.digest != self.located.digest or base.texts != self.texts:
+            raise LtError(f"The generator in {model.base} was trained with another autoencoder or text encoder.")
+        if base.settings.model.control or base.settings.model.stage != model.stage:
+            raise LtError(
+                f"{model.base} is no {model.generator} generator at {model.stage.size} pixels.",
+                "Name one: --set model.base=RUN, or change model.generator, high and low.",
+            )
+        for name, module in mine.items():
+            try:
+                module.load_state_dict(base.modules[name].state_dict())
+            except (RuntimeError, KeyError):
+                raise LtError(f"The generator in {model.base} has another shape.", "Train with its settings.") from None
+        fresh = control_branch(self.unet, self.space.factor, model.hint_widths)
+        self.branch.load_state_dict(fresh.state_dict())
+
+    def export(self, folder: Path) -> None:
+        """Write a Stable Diffusion pipeline (for a branch, with its ControlNet): `DiffusionPipeline.from_pretrained` opens it.
+
+        Each generator becomes a pipeline of its own: diffusers' pipelines know one U-Net, so PanGu-Draw's two draw together only
+        through `lt sample pangu`.
+
+        Raises:
+            LtError: the generator reads text encoders that this pipeline does not know.
+        """
+        encoder, tokenizer = self._pipeline_text()
+        scheduler = make_scheduler("ddim", self.denoiser.schedule, self.denoiser.prediction_type)
+        branches = [] if self.branch is None else [self.branch]
+        pipe = stable_diffusion_pipeline(self.unet, self.space.vae, encoder, tokenizer, scheduler, branches)
+        pipe.save_pretrained(folder)
+
+    def _pipeline_text(self) -> tuple[Any, Any]:
+        """Text encoder and tokenizer as transformers' classes."""
+        if self.encoder is not None:
+            return self.encoder, hugging_face_tokenizer(world_tokenizer())
+        model = self.settings.model
+        first, *others = load_text_encoders(model.text, model.text_length, self.texts)
+        if others or not first.model.config.model_type.startswith("clip"):
+            raise LtError(
+                "Only a generator with one CLIP text encoder can be written as a Stable Diffusion pipeline.",
+                "Its checkpoint is safetensors; `lt sample pangu --checkpoint` reads it.",
+            )
+        return first.model, first.tokenizer
+
+
+def restore(where: Path) -> PanguObjective:
+    """A trained generator or branch, in eval mode.
+
+    Raises:
+        LtError: it is a checkpoint of another system, or what it was trained with is not what lies there now.
+    """
+    record = checkpoints.Record.load(checkpoints.chosen(where))
+    if record.system != "pangu":
+        raise LtError(f"{where} is a checkpoint of {record.system}, not of pangu.", "Name a run of `lt train pangu`.")
+    objective, _ = checkpoints.restore(where)
+    assert isinstance(objective, PanguObjective)
+    origins, now = cast(Origins, objective.modules["origins"]), Origins(objective.located.digest, objective.texts)
+    for one, path in (("autoencoder", objective.settings.model.autoencoder), ("texts", objective.settings.model.text)):
+        if not torch.equal(getattr(origins, one), getattr(now, one)):
+            raise LtError(
+                f"{where} was trained with other encoders than those in {path} now.",
+                "Put the old ones back, or train again.",
+            )
+    return objective
+
+
+RECIPE = Recipe(
+    name="pangu",
+    about="Text to image with two generators that share the time line (arXiv 2312.16486), and its control branches.",
+    settings=PanguSettings,
+    objective=PanguObjective,
+    world=data.world,
+    folder=Path(__file__).parent,
+    prepare=data.prepare,
+)

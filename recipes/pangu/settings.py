@@ -1,0 +1,75 @@
+"""Settings of `lt train pangu`, and what follows from them."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from lt.models import pangu
+from lt.models.nn.unet import SD15, SD21, TINY, TINY_WHOLE, UNetShape
+from lt.models.pangu import TrainingStage
+from lt.recipes.config import Section, Settings
+from lt.recipes.diffusion.worlds import WorldSettings
+
+UNETS: dict[str, UNetShape] = {"tiny": TINY, "tiny-whole": TINY_WHOLE, "sd15": SD15, "sd21": SD21}
+CONTROLS = ("pose", "edge")
+"""Control pictures that shards hold, as `pose.png` and `edge.png`."""
+DEFAULT_AUTOENCODER = "runs/vae-tiny"
+
+
+class ModelSettings(Section):
+    """One generator, or one control branch of it."""
+
+    generator: Literal["structure", "texture", "whole"] = "structure"
+    """`structure` learns t >= t_struct, `texture` t < t_struct (PanGu-Draw's two halves); `whole` learns all, for comparison."""
+    unet: Literal["tiny", "tiny-whole", "sd15", "sd21"] = "tiny"
+    """Shape of the U-Net; `tiny` has half the size and cost of `tiny-whole`."""
+    t_struct: int = Field(default=pangu.T_STRUCT, gt=0, lt=1000)
+    """Where the time line is split (of 1000 steps)."""
+    high: int = Field(default=64, ge=8)
+    """Side in pixels of the squares that `structure` and `whole` learn from; smaller pictures are enlarged."""
+    low: int = Field(default=32, ge=8)
+    """Side in pixels of the squares that `texture` learns from; pictures whose shorter side is less are left out."""
+    drop_small: bool = False
+    """With `whole`: leave pictures out whose shorter side is less than `high`, instead of enlarging them."""
+    autoencoder: str = DEFAULT_AUTOENCODER
+    """The latent space: a run of `lt train vae`, or a diffusers folder."""
+    text: tuple[str, ...] = ()
+    """Folders of frozen text encoders (transformers or diffusers format), set side by side; none = a small one of its own."""
+    text_length: int = Field(default=77, ge=4)
+    """Places for tokens with frozen encoders; the small one has 64."""
+    prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
+    """What the U-Net predicts."""
+    min_snr: float = Field(default=0.0, ge=0)
+    """Min-SNR weighting (arXiv 2303.09556) with this gamma; 0 = plain mean square error, as in the paper."""
+    offset_noise: float = Field(default=0.0, ge=0)
+    """Standard deviation of a constant per channel that is added to the noise."""
+    drop_text: float = Field(default=0.1, ge=0, le=1)
+    """Share of samples that learn without their caption, for classifier-free guidance."""
+    control: Literal["", "pose", "edge"] = ""
+    """Train this control branch instead of the generator, which stays as it is in `base`."""
+    base: str = ""
+    """With `control`: run or checkpoint of the generator that the branch steers."""
+    hint_widths: tuple[int, ...] = (16, 32, 64, 128)
+    """With `control`: widths of the encoder of the control picture, of which the first are taken, one more than the latent's
+    halvings."""
+
+    @model_validator(mode="after")
+    def _control_has_a_base(self) -> "ModelSettings":
+        if bool(self.control) != bool(self.base):
+            raise ValueError("control and base go together: a branch steers the generator of a run")
+        return self
+
+    @property
+    def stage(self) -> TrainingStage:
+        """The generator's timesteps, size and data policy, as models/pangu.py states them."""
+        if self.generator == "whole":
+            return pangu.monolithic(self.high, self.high if self.drop_small else 0)[0]
+        structure, texture = pangu.time_decoupled(self.high, self.low, self.t_struct)
+        return structure if self.generator == "structure" else texture
+
+
+class PanguSettings(Settings):
+    """Settings of `lt train pangu`."""
+
+    model: ModelSettings = ModelSettings()
+    world: WorldSettings = WorldSettings()
