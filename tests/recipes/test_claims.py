@@ -1,0 +1,117 @@
+"""Judging claims: errors, verdicts, and a study that is trained, measured, stopped and continued."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import toy
+
+from lt.datagen.shards import UsageError
+from lt.recipes import claims
+from lt.recipes.claims import Claim, Evidence, Finding, Measured, Study, Variant, above, all_of, below, find_study
+from lt.recipes.evaluate.bootstrap import Interval
+from lt.recipes.logging import read_log
+
+
+def runs(*values, error=0.0):
+    return [{"r1": Measured(value, error), "base": Measured(1.0)} for value in values]
+
+
+def test_the_error_is_the_larger_one_of_seeds_and_sampling():
+    evidence = Evidence({"a": runs(10, 12, 14), "b": runs(1, 1, 1, error=3)})
+    assert evidence.of("a", "r1")[:1] == (12,) and evidence.of("a", "r1").error == pytest.approx(2 / 3**0.5)
+    assert evidence.of("b", "r1").error == pytest.approx(3)  # the seeds share one test set
+    difference = evidence.difference("a", "b", "r1")
+    assert difference.value == 11 and difference.error == pytest.approx(3) and difference.high == pytest.approx(17)
+    assert evidence.excess("a", "r1", "base").value == 11
+    assert evidence.ratio("a", "b", "r1").value == 12
+
+
+def test_a_single_seed_has_the_sampling_error_alone():
+    assert Evidence({"a": runs(5, error=2)}).of("a", "r1").error == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"), [(3.0, "confirmed"), (1.0, "not confirmed"), (-1.0, "not confirmed"), (-3.0, "contradicted")]
+)
+def test_verdicts_by_two_standard_errors(value, verdict):
+    assert above(Interval(value, 0, 0, 1.0)) == verdict
+    assert below(Interval(-value, 0, 0, 1.0), 0, errors=2) == verdict
+
+
+def test_verdicts_together():
+    assert all_of("confirmed", "confirmed") == "confirmed"
+    assert all_of("confirmed", "not confirmed") == "not confirmed"
+    assert all_of("confirmed", "not confirmed", "contradicted") == "contradicted"
+
+
+def test_known_studies_have_variants_for_every_claim():
+    for name in ("filip", "wukong"):
+        study = find_study(name)
+        figures = ("r1", "image_r1", "found", "chance", "pads_won", "order", "step_seconds", "similarity_seconds")
+        figures += ("ensemble", "ensemble_tokens", "ensemble_votes", "bare")
+        evidence = Evidence(
+            {v.name: [{f: Measured(float(s + 1), 1.0) for f in figures} for s in range(3)] for v in study.variants}
+        )
+        for claim in study.claims:
+            assert claim.judge(evidence).verdict in ("confirmed", "not confirmed", "contradicted"), claim.name
+    with pytest.raises(UsageError, match="Did you mean filip"):
+        find_study("fillip")
+
+
+def a_study(folder, measured) -> Study:
+    def measure(run, test):
+        measured.append(run.name)
+        return {"accuracy": Measured(read_log(run, "validation")[-1]["accuracy"], 0.01)}
+
+    def judge(evidence):
+        gain = evidence.difference("wide", "narrow", "accuracy")
+        return Finding({"gain": gain}, above(gain))
+
+    return Study(
+        system="toy",
+        variants=(
+            Variant("wide", ("model.width=8",)),
+            Variant("narrow", ("model.width=2", "data.train=[{few}]"), share=0.5),
+        ),
+        claims=(Claim("width", "Wider is better", "-", "above 0", judge),),
+        data=lambda note: (
+            {"data.train": f"[{folder}]", "data.validation": str(folder), "few": str(folder)},
+            str(folder),
+        ),
+        measure=measure,
+        steps=6,
+        expected="a second",
+    )
+
+
+def test_a_study_is_trained_measured_judged_and_not_done_twice(shards, tmp_path):
+    measured, notes = [], []
+    study = a_study(shards, measured)
+    result = claims.reproduce(study, tmp_path, seeds=2, note=notes.append)
+    assert measured == ["wide-seed0", "narrow-seed0", "wide-seed1", "narrow-seed1"]
+    assert len(toy.losses(tmp_path / "wide-seed1")) == 6 and len(toy.losses(tmp_path / "narrow-seed0")) == 3
+    (claim,) = result.claims
+    assert claim["verdict"] in ("confirmed", "not confirmed", "contradicted") and "gain" in claim["ours"]
+    written = json.loads((tmp_path / "claims.json").read_text())
+    assert written["seeds"] == [0, 1] and written["steps"] == 6 and not written["full"]
+    assert set(written["data"]) == {"test", "wide", "narrow"} and written["hardware"]["cores"] >= 1
+    assert written["seconds"] > 0 and written["versions"]["torch"]
+    again = claims.reproduce(study, tmp_path, seeds=2, note=notes.append)
+    assert len(measured) == 4 and again.claims == result.claims
+    more = claims.reproduce(replace(study), tmp_path, seeds=3, note=notes.append)
+    assert measured[4:] == ["wide-seed2", "narrow-seed2"] and more.full
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["filip", "wukong"])
+def test_the_real_studies_run_in_miniature(name, tmp_path, monkeypatch):
+    module = __import__(f"lt.recipes.{name}.claims", fromlist=["x"])
+    for constant, value in {"TRAIN": 128, "TEST": 48, "FEW": 128, "SOME": 128}.items():
+        if hasattr(module, constant):
+            monkeypatch.setattr(module, constant, value)
+    monkeypatch.chdir(tmp_path)
+    result = claims.reproduce(module.STUDY, tmp_path / "runs", seeds=1, steps=2, note=print)
+    assert len(result.claims) == len(module.CLAIMS) and not result.full
+    for claim in result.claims:
+        assert claim["ours"], claim["name"]

@@ -1,0 +1,156 @@
+"""Bootstrap, retrieval, localisation, zero-shot: exact figures on small numbers."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lt.datagen.shards import LtError, Sample, UsageError
+from lt.models.nn.contrastive import Features
+from lt.recipes.evaluate import zero_shot
+from lt.recipes.evaluate.bootstrap import over_seeds, resampled
+from lt.recipes.evaluate.localisation import found, found_figures, on_thing
+from lt.recipes.evaluate.retrieval import recalls
+
+
+def vectors(*rows):
+    return Features(F.normalize(torch.tensor(rows, dtype=torch.float32), dim=-1)[:, None])
+
+
+def test_the_bootstrap_interval_covers_the_mean_and_narrows_with_the_root_of_the_size():
+    rng = np.random.default_rng(0)
+    small, large = (resampled(x := rng.normal(5, 2, (n, 1)), np.ones_like(x))[0] for n in (100, 10000))
+    assert small.low < small.value < small.high
+    assert large.error == pytest.approx(2 / 100, rel=0.1) and small.error == pytest.approx(2 / 10, rel=0.25)
+    assert resampled(np.ones((3, 1)), np.ones((3, 1)))[0][:3] == (1, 1, 1)
+
+
+def test_a_ratio_is_resampled_by_rows():
+    numerators, denominators = np.array([[2.0], [0.0]]), np.array([[2.0], [1.0]])
+    interval = resampled(numerators, denominators)[0]
+    assert interval.value == pytest.approx(2 / 3) and interval.low == 0 and interval.high == 1
+
+
+def test_the_bootstrap_refuses_what_has_no_rows():
+    with pytest.raises(ValueError, match="at least one row"):
+        resampled(np.zeros((0, 1)), np.zeros((0, 1)))
+
+
+def test_over_seeds_uses_students_distribution():
+    interval = over_seeds([1.0, 2.0, 3.0])
+    assert interval.value == 2 and interval.high == pytest.approx(2 + 4.303 * 1 / 3**0.5)
+    assert over_seeds([1.0]).high == np.inf
+
+
+def test_retrieval_with_several_captions():
+    images = vectors([1, 0], [0, 1])
+    texts = vectors([1, 0.1], [0.1, 1], [0.2, 1])  # the second caption of the first picture fits the second picture
+    owner, numbers = torch.tensor([0, 0, 1]), torch.tensor([10, 11, 12])
+    result = recalls(images, texts, numbers, owner)
+    assert result.image_ranks.tolist() == [0, 1] and result.text_ranks.tolist() == [0, 1, 0]
+    figures = result.figures()
+    assert figures["image_r1"] == 50 and figures["text_r1"] == pytest.approx(200 / 3) and figures["image_r5"] == 100
+    expected = (50 + 100 + 100 + 200 / 3 + 100 + 100) / 6
+    assert figures["mean_recall"] == pytest.approx(expected)
+    interval = result.intervals()["mean_recall"]
+    assert interval.low <= interval.value <= interval.high
+
+
+def test_equal_texts_are_equally_right():
+    images, texts = vectors([1, 0], [1, 0.1]), vectors([1, 0], [1, 0])
+    assert recalls(images, texts, torch.tensor([5, 5])).figures()["image_r1"] == 100
+    assert recalls(images, texts, torch.tensor([5, 6])).figures()["image_r1"] == 0
+
+
+def test_features_that_are_all_the_same_score_nothing():
+    same = Features(torch.ones(20, 1, 4) / 2)
+    assert recalls(same, same, torch.arange(20)).figures()["mean_recall"] == 0
+
+
+def test_token_wise_retrieval_uses_one_similarity_for_each_direction():
+    torch.manual_seed(0)
+    images = Features(F.normalize(torch.randn(6, 5, 8), dim=-1))
+    mask = torch.arange(4)[None] < torch.tensor([4, 3, 2, 4, 1, 2])[:, None]
+    texts = Features(F.normalize(torch.randn(6, 4, 8), dim=-1) * mask[..., None], mask)
+    products = torch.einsum("ikd,jld->ijkl", images.tokens, texts.tokens)
+    s_i = products.masked_fill(~mask[None, :, None], -1e9).amax(3).mean(2)
+    s_t = (products.amax(2) * mask).sum(2) / mask.sum(1)
+    result = recalls(images, texts, torch.arange(6))
+    assert result.image_ranks.tolist() == [int((row > row[i]).sum()) for i, row in enumerate(s_i)]
+    assert result.text_ranks.tolist() == [int((row > row[j]).sum()) for j, row in enumerate(s_t.T)]
+
+
+def test_localisation_of_one_thing():
+    patches, words = torch.eye(4)[None], torch.eye(4)[None, [2, 0]]
+    names = torch.tensor([[[True, False], [False, True], [False, False]]])  # the third is no thing
+    cells = torch.tensor([[[0, 0, 1.0, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 0]]])
+    result = found(patches, words, names, cells)
+    assert result.hits.tolist() == [1, 0] and result.chance.tolist() == [0.25, 0.5] and result.rows.tolist() == [0, 0]
+    assert found_figures([result]) == {"found": 50.0, "found_chance": 37.5}
+    assert found_figures([]) == {}
+
+
+def test_a_name_of_two_words_looks_with_both():
+    patches = torch.tensor([[[1.0, 0], [0.7, 0.7], [0, 1]]])
+    words = torch.tensor([[[1.0, 0], [0, 1]]])
+    cells = torch.tensor([[[0, 1.0, 0]]])
+    assert found(patches, words, torch.tensor([[[True, True]]]), cells).hits.tolist() == [1]
+
+
+def test_small_things_count_where_they_are_largest():
+    assert on_thing(torch.tensor([0.1, 0.04, 0.0])).tolist() == [True, False, False]
+    assert on_thing(torch.tensor([1.0, 0.3, 0.2])).tolist() == [True, True, False]
+    assert on_thing(torch.zeros(3)).tolist() == [False] * 3
+
+
+def test_labels_of_samples():
+    single = {"layers": [{"category": "koala"}, {"category": "koala"}]}
+    assert zero_shot.label_of(Sample("a", {"cls": b"3"}), "en") == ("3", "3")
+    assert zero_shot.label_of(Sample("a", {"json": {"label": 7}}), "en") == ("7", "7")
+    assert zero_shot.label_of(Sample("a", {"json": single}), "zh") == ("koala", "考拉")
+    assert (
+        zero_shot.label_of(Sample("a", {"json": {"layers": [{"category": "koala"}, {"category": "panda"}]}}), "en")
+        is None
+    )
+    assert zero_shot.label_of(Sample("a", {"txt": "x"}), "en") is None
+
+
+def test_classes_by_label_name_or_number(tmp_path):
+    (tmp_path / "classes.txt").write_text("n01\ttench\nn02\tgoldfish\n", encoding="utf-8")
+    classes = zero_shot.read_classes(tmp_path / "classes.txt")
+    assert classes.names == ["tench", "goldfish"]
+    known, numbers = zero_shot.known_classes([("n02", ""), ("tench", ""), ("1", "")], classes)
+    assert known is classes and numbers.tolist() == [1, 0, 1]
+    with pytest.raises(LtError, match="no classes, such as shark"):
+        zero_shot.known_classes([("shark", "shark")], classes)
+    occurring, numbers = zero_shot.known_classes([("b", "B"), ("a", "A"), ("b", "B")], None)
+    assert occurring.names == ["A", "B"] and numbers.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("text", ["", "a\na\n"])
+def test_bad_class_files_are_refused(tmp_path, text):
+    (tmp_path / "classes.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(LtError):
+        zero_shot.read_classes(tmp_path / "classes.txt")
+
+
+def test_the_shipped_prompts_are_templates_without_repetition():
+    assert zero_shot.shipped_prompts() == ["chinese", "english", "world-chinese", "world-english"]
+    for name in zero_shot.shipped_prompts():
+        prompts = zero_shot.read_prompts(name)
+        assert len(set(prompts)) == len(prompts) >= 7
+    assert len(zero_shot.read_prompts("chinese")) == 78
+
+
+def test_prompts_must_have_a_place_for_the_class(tmp_path):
+    (tmp_path / "prompts.txt").write_text("# a comment\na photo of a cat\n", encoding="utf-8")
+    with pytest.raises(LtError, match="must hold"):
+        zero_shot.read_prompts(str(tmp_path / "prompts.txt"))
+    with pytest.raises(UsageError, match="No prompts 'enlgish'"):
+        zero_shot.read_prompts("enlgish")
+
+
+def test_accuracies_count_ties_against_the_model():
+    scored = torch.tensor([[0.9, 0.1, 0.0], [0.5, 0.5, 0.0], [0.0, 0.2, 0.9]])
+    figures = zero_shot.accuracies(scored, np.array([0, 0, 0]))
+    assert figures["top1"].value == pytest.approx(100 / 3) and figures["top5"].value == 100
