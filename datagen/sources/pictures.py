@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from lt.datagen.shards.codec import MAX_PIXELS, decode_image, encode_image
+from lt.datagen.shards.codec import MAX_PIXELS, decode_image, encode_image, short
 from lt.datagen.shards.errors import SampleError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -64,7 +64,7 @@ def _open(data: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise SampleError("image-too-large", str(error)) from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise SampleError("undecodable-image", str(error)[:200]) from None
+        raise SampleError("undecodable-image", short(error)) from None
     if image.width * image.height > MAX_PIXELS:
         raise SampleError("image-too-large", f"{image.width}x{image.height} pixels", image.width * image.height)
     return image
@@ -96,4 +96,4 @@ def _to_rgb(image: Image.Image, turned: bool) -> np.ndarray:
             upright = Image.alpha_composite(paper, upright.convert("RGBA"))
         return np.asarray(upright.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise SampleError("undecodable-image", str(error)[:200]) from None
+        raise SampleError("undecodable-image", short(error)) from None
