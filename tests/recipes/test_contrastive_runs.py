@@ -141,7 +141,7 @@ def test_without_a_run_the_command_says_how_to_get_one(lt):
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch(filip, folder):
     run = Encoder.load(filip).objective
-    whole = {name: value for name, value in _gradients(run, 16, folder).items()}
+    whole = _gradients(run, 16, folder)
     parts = _gradients(run, 4, folder)
     assert whole.keys() == parts.keys() and "scale.logit_scale" in whole
     for name, value in whole.items():
@@ -169,6 +169,7 @@ def _gradients(objective, micro: int, folder: Path) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in objective.model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["global", "tokens"])
 def test_the_exported_folder_is_a_transformers_clip_and_onnx_towers_are_equal(head, tmp_path, monkeypatch):
     from transformers import CLIPModel
@@ -251,7 +252,6 @@ def test_the_papers_cards_have_the_papers_shapes(system, preset):
         (0.9, 0.999),
         1e-4,
     )
-    assert objective.model.image_tower.conv1.weight.requires_grad != chosen.model.locked if system == "filip" else True
     if system == "wukong":
         assert not any(weight.requires_grad for weight in objective.model.image_tower.parameters())
 
@@ -267,5 +267,5 @@ def test_filips_paper_card_takes_a_step_at_true_shapes():
     loss.backward()
     optimizer.step()
     assert torch.isfinite(loss) and not torch.equal(before, objective.model.text_projection.weight)
-    spared = [group for group in optimizer.param_groups if group["weight_decay"] == 0][0]["params"]
+    spared = next(group for group in optimizer.param_groups if group["weight_decay"] == 0)["params"]
     assert any(weight is objective.model.text_tower.token_embedding.weight for weight in spared)
