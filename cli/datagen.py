@@ -167,13 +167,14 @@ def _layer_source(src: str, folder: str | None, root: Path | None, split: str, l
     from lt.datagen.sources.coco import CocoSource, photos_source
     from lt.datagen.sources.folder import FolderSource
     from lt.datagen.sources.shards import ShardSource
+    from lt.recipes.config import nearest
 
     if src == "photos":
         return photos_source(limit)
     if src == "coco":
         return CocoSource(root or _default_coco(), split, limit)
     if src not in ("folder", "shards"):
-        raise UsageError(f"Unknown source {src!r}.", "Known: photos, coco, folder, shards.")
+        raise UsageError(f"Unknown source {src!r}.", nearest(src, ("photos", "coco", "folder", "shards")))
     if folder is None:
         raise UsageError(f"--src {src} needs a folder.", f"For example: lt datagen layers --src {src} my-pictures")
     return FolderSource(Path(folder), limit) if src == "folder" else ShardSource(folder)
