@@ -59,6 +59,61 @@ def wukong(
     _align("wukong", checkpoint, data, pictures, prompt, label, count, limit, out, as_json)
 
 
+@app.command(epilog="Example: lt sample pangu --prompt 'a child in a red shirt waving' --controls pose --pose pose.png")
+def pangu(
+    prompt: list[str] = typer.Option(
+        [], "--prompt", help="What to draw, in English or Chinese; may be repeated.", show_default=False
+    ),
+    prompts: Path = typer.Option(None, "--prompts", help="A file of prompts, one a line.", show_default=False),
+    data: str = typer.Option(
+        None,
+        "--data",
+        help="Shards: their captions are the prompts, their control pictures are followed.",
+        show_default="without prompts: the figures world's test split",
+    ),
+    checkpoint: list[str] = typer.Option(
+        [],
+        "--checkpoint",
+        help="A run of `lt train pangu`; once for each generator and branch.",
+        show_default="runs/pangu-tiny, -texture, and the branches asked for",
+    ),
+    base: str = typer.Option(
+        None,
+        "--base",
+        help="A diffusers folder instead (SD 1 and 2, SDXL, PixArt); DIR:pose,edge names its ControlNets.",
+        show_default=False,
+    ),
+    controls: str = typer.Option("", "--controls", help="Control pictures to follow: pose,edge.", show_default="none"),
+    pose: Path = typer.Option(None, "--pose", help="A skeleton in OpenPose's colours on black.", show_default=False),
+    edge: Path = typer.Option(None, "--edge", help="An edge map, white on black.", show_default=False),
+    coop: list[str] = typer.Option(
+        [],
+        "--coop",
+        help="MODEL=WEIGHT: another diffusers folder, or runs joined by +, that draws along; may be repeated.",
+        show_default=False,
+    ),
+    size: str = typer.Option(None, "--size", help="Pixels, as 64x96.", show_default="the model's"),
+    count: int = typer.Option(None, "--count", min=1, help="Pictures.", show_default="one a prompt; 16 of shards"),
+    steps: int = typer.Option(40, "--steps", min=1, help="Sampling steps."),
+    guidance: float = typer.Option(6.0, "--guidance", min=1, help="How closely to follow the prompt; 1 = no guidance."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Of the first picture; the n-th has seed + n."),
+    out: Path = typer.Option(None, "--out", help="Folder for the shards.", show_default="samples/pangu"),
+    as_json: bool = JsonOption,
+) -> None:
+    """Draw pictures from prompts and control pictures into shards, with a grid. The same command again continues."""
+    from lt.cli.progress import run_with_table
+    from lt.recipes.pangu.job import Wishes, make_job
+    from lt.recipes.pangu.sample import write_grid
+
+    pictures = {name: file for name, file in (("pose", pose), ("edge", edge)) if file is not None}
+    asked = [name.strip() for name in controls.split(",") if name.strip()]
+    wishes = Wishes(prompt, prompts, data, checkpoint, base, asked, pictures, coop, size, count, steps, guidance, seed)
+    job = make_job(wishes, note)
+    out = out or Path("samples") / "pangu"
+    run_with_table(job.pipeline, out, 0, "local", as_json)
+    note(f"Look at {write_grid(out, job.controls)}, or: lt shards page {out}")
+
+
 def _align(
     system: str,
     checkpoint: Path | None,

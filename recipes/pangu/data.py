@@ -1,13 +1,16 @@
 """Cached shards to rows: the latent, a caption as token numbers or features, the control picture."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lt.datagen.shards import LtError, Sample, SampleError
+from lt.datagen.shards.manifest import MANIFEST, Manifest
 from lt.models.nn.control import HINT
 from lt.recipes.diffusion.cache import cached, picture_stage, text_stage
 from lt.recipes.diffusion.pictures import channels_first, fitted
@@ -93,7 +96,22 @@ def prepare(settings: PanguSettings, train: Sequence[str], validation: str, note
     if model.text:
         stages.append(text_stage(model.text, model.text_length))
     tests = cached([validation], stages, note) if validation else []
-    return cached(train, stages, note), together(tests) if tests else ""
+    folders = cached(train, stages, note)
+    note(
+        f"  {model.generator}: {_share(folders)} at {stage.size} pixels, t from {stage.timesteps[0]} to {stage.timesteps[-1]}"
+    )
+    return folders, together(tests) if tests else ""
+
+
+def _share(folders: Sequence[str]) -> str:
+    """`1,200 of 2,000 pictures (rejected: 800 too-small)`."""
+    manifests = [Manifest.load(Path(folder) / MANIFEST) for folder in folders]
+    rejected: Counter[str] = Counter()
+    for manifest in manifests:
+        rejected.update(manifest.rejected)
+    count = sum(manifest.count for manifest in manifests)
+    named = ", ".join(f"{number:,} {reason}" for reason, number in rejected.items())
+    return f"{count:,} of {count + rejected.total():,} pictures" + (f" (rejected: {named})" if named else "")
 
 
 def text_length(settings: PanguSettings) -> int:

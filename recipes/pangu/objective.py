@@ -132,6 +132,13 @@ class PanguObjective(Objective):
         encoders = load_text_encoders(model.text, model.text_length, self.texts)
         return {"text": encode_texts(encoders, captions).to(device)}
 
+    def unread(self, prompt: str) -> int:
+        """How many tokens of a prompt have no place in the own text encoder; frozen ones cut in silence."""
+        if self.encoder is None:
+            return 0
+        tokenizer = world_tokenizer()
+        return max(0, len(tokenizer.encode([prompt])[0]) + 2 - tokenizer.length)
+
     def _condition(self, batch: Batch) -> dict[str, Tensor]:
         words = {name: batch[name] for name in (TOKENS, "text") if name in batch}
         return words | {name: value.float() / 255 for name, value in batch.items() if name.startswith(HINT)}

@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusion_runs import SHORT, WORLD, run
 from PIL import Image
+from test_diffusion_cache import write_clip
+from torch.utils.data import default_collate
 
 from lt.datagen.shards import LtError, UsageError, open_shards
 from lt.recipes import checkpoints, registry
@@ -13,38 +16,10 @@ from lt.recipes.checkpoints import Record
 from lt.recipes.diffusion.cache import cached, picture_stage
 from lt.recipes.diffusion.worlds import figures
 from lt.recipes.logging import read_log
-from lt.recipes.loop import Outcome, train
+from lt.recipes.loop import train
 from lt.recipes.pangu.objective import PanguObjective, restore
 from lt.recipes.pangu.settings import ModelSettings
 from lt.recipes.plan import make_plan
-
-WORLD = ("world.figures=40", "world.scenes=16", "world.test=8", "data.workers=0", "log.tensorboard=false")
-SHORT = ("train.steps=6", "train.batch=8", "train.warmup=2", "log.every=1", "log.validate_every=3", "log.save_every=3")
-
-
-def run(system: str, preset: str, *overrides: str, notes: list[str] | None = None) -> Outcome:
-    plan = make_plan(registry.find(system), preset, None, [*WORLD, *SHORT, *overrides])
-    return train(plan, (notes if notes is not None else []).append)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Where a tiny autoencoder, both generators and a pose branch were trained."""
-    folder = tmp_path_factory.mktemp("pangu")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("LT_HOME", str(folder / "home"))
-        run("vae", "tiny", "model.widths=[8,16,16]")
-        for preset in ("tiny", "tiny-texture", "tiny-pose"):
-            assert run("pangu", preset).status == "done"
-    return folder
-
-
-@pytest.fixture
-def here(folder, monkeypatch) -> Path:
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("LT_HOME", str(folder / "home"))
-    return folder
 
 
 def pictures(run: str) -> np.ndarray:
@@ -68,7 +43,6 @@ def test_the_fixed_loss_depends_on_the_weights_alone(here):
     objective = restore(Path("runs/pangu-tiny"))
     (cache,) = cached([str(figures("test", 8, 64, print))], [picture_stage("runs/vae-tiny", 64, 64)], print)
     rows = [objective.example()(sample, None) for sample in open_shards(cache)]
-    from torch.utils.data import default_collate
 
     def loss(groups) -> float:
         batches = [{**default_collate([rows[i] for i in group]), "key": list(group)} for group in groups]
@@ -99,6 +73,7 @@ def test_a_run_continues_where_it_was(here):
     same = Record.load(checkpoints.chosen(out)).files
     assert same == Record.load(checkpoints.chosen(Path("runs/pangu-tiny"))).files, "the same run anew, bit for bit"
     assert not [note for note in notes if "caches" in note], "latents are found again"
+    assert "  structure: 56 of 56 pictures at 64 pixels, t from 500 to 999" in notes
     newest = checkpoints.latest(out / "checkpoints")
     assert newest is not None
     newest.rename(out / "gone")
@@ -136,8 +111,6 @@ def test_an_exported_generator_opens_with_diffusers_and_draws(here, tmp_path):
 
 
 def test_frozen_encoders_are_read_from_the_cache(here, tmp_path):
-    from test_diffusion_cache import write_clip
-
     clip = write_clip(tmp_path / "clip")
     small = ("world.scenes=0", "train.steps=3", f"model.text=[{clip}]", "model.text_length=8")
     plan = make_plan(registry.find("pangu"), "tiny", None, [*WORLD, *SHORT, *small], tmp_path / "run")
@@ -162,11 +135,10 @@ def test_wrong_calls_are_named(here):
         run("pangu", "tiny", "model.autoencoder=runs/pangu-tiny")
     with pytest.raises(LtError, match="is a checkpoint of vae, not of pangu"):
         restore(Path("runs/vae-tiny"))
+    wrong = [*WORLD, *SHORT, "model.base=runs/pangu-tiny-texture"]
+    plan = make_plan(registry.find("pangu"), "tiny-pose", None, wrong, here / "runs" / "wrong")
     with pytest.raises(LtError, match="no structure generator at 64 pixels"):
-        plan = make_plan(
-            registry.find("pangu"), "tiny-pose", None, [*WORLD, *SHORT, "model.base=runs/pangu-tiny-texture"]
-        )
-        train(plan.__class__(plan.recipe, plan.preset, plan.why, plan.resolved, here / "runs" / "wrong"), [].append)
+        train(plan, [].append)
 
 
 def test_the_data_policy_is_the_papers():

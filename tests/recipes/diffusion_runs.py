@@ -1,0 +1,14 @@
+"""Short runs of the diffusion systems, in this process and in the current folder."""
+
+from lt.recipes import registry
+from lt.recipes.loop import Outcome, train
+from lt.recipes.plan import make_plan
+
+WORLD = ("world.figures=40", "world.scenes=16", "world.test=8", "data.workers=0", "log.tensorboard=false")
+SHORT = ("train.steps=6", "train.batch=8", "train.warmup=2", "log.every=1", "log.validate_every=3", "log.save_every=3")
+
+
+def run(system: str, preset: str, *overrides: str) -> Outcome:
+    """Six steps on a small world; the folder of the run is the default one."""
+    plan = make_plan(registry.find(system), preset, None, [*WORLD, *SHORT, *overrides])
+    return train(plan, note=lambda _: None)
