@@ -59,7 +59,7 @@ def wukong(
     _align("wukong", checkpoint, data, pictures, prompt, label, count, limit, out, as_json)
 
 
-@app.command(epilog="Example: lt sample pangu --prompt 'a child in a red shirt waving' --controls pose --pose pose.png")
+@app.command(epilog="Example: lt sample pangu --controls pose,edge --count 16")
 def pangu(
     prompt: list[str] = typer.Option(
         [], "--prompt", help="What to draw, in English or Chinese; may be repeated.", show_default=False
