@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 EXTRAS := all,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup types lint format test demo bench-help bench-shards bench-scenes bench-contrastive gpu-check test-webdataset-0.2 clean
+.PHONY: help setup types lint format test demo bench-help bench-shards bench-scenes bench-contrastive reproduce-filip reproduce-wukong gpu-check test-webdataset-0.2 clean
 
 help: ## what can be made
 	@grep -hE '^[a-z0-9.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
@@ -56,8 +56,12 @@ test-webdataset-0.2: setup ## the readers' tests with the old webdataset that im
 bench-scenes: setup ## scenes at 256 px, samples a second per core
 	$(BIN)/python benchmarks/scenes.py
 
-bench-contrastive: setup ## the token-wise loss against the naive einsum
+bench-contrastive: setup ## the token-wise loss against the naive einsum; training against open_clip's trainer
 	$(BIN)/python benchmarks/contrastive_loss.py
+	$(BIN)/python benchmarks/contrastive_training.py
+
+reproduce-filip reproduce-wukong: reproduce-%: setup ## re-test the paper's claims in miniature (about 40 minutes on two cores)
+	$(BIN)/lt reproduce $*
 
 gpu-check: setup ## on a GPU: agreement with the CPU, samples/s and memory at the papers' sizes
 	$(BIN)/python benchmarks/gpu_check.py

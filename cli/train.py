@@ -31,11 +31,14 @@ def train(
     resume: bool = typer.Option(False, "--resume", help="Insist on a checkpoint to continue (it is used in any case)."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print parameters, memory and time, and stop."),
     show: bool = typer.Option(False, "--show", help="Print the settings with a line on each, and stop."),
+    export: Path = typer.Option(
+        None, "--export", help="Write the run's model for other libraries (ONNX, transformers ...) here, and stop."
+    ),
     as_json: bool = JsonOption,
 ) -> None:
     """Train a system. On a laptop, with nothing else said: its tiny preset on a built-in world."""
     from lt.recipes import registry
-    from lt.recipes.plan import make_plan
+    from lt.recipes.plan import make_plan, missing_first
 
     given = {"data.train": f"[{','.join(data)}]" if data else None, "train.steps": steps, "train.seed": seed}
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None] + settings
@@ -45,7 +48,12 @@ def train(
         _show(plan, as_json)
     elif dry_run:
         _dry_run(plan, as_json)
+    elif export:
+        _export(plan, export)
     else:
+        for first in missing_first(plan):
+            note(f"{plan.out} builds on {first.out}, which is trained first:")
+            _train(first, resume=False, as_json=False)
         _train(plan, resume, as_json)
 
 
@@ -70,6 +78,13 @@ def _dry_run(plan: "Plan", as_json: bool) -> None:
     estimate = dry_run(plan, note)
     if as_json:
         print_json({**asdict(estimate), "memory": estimate.memory})
+
+
+def _export(plan: "Plan", folder: Path) -> None:
+    from lt.recipes import checkpoints
+
+    checkpoints.export(plan.out, folder)
+    note(f"{plan.out} is written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}.")
 
 
 def _train(plan: "Plan", resume: bool, as_json: bool) -> None:
