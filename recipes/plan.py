@@ -1,5 +1,6 @@
 """What a run will do, decided before anything heavy happens: preset, settings, data, folder; and why each was chosen."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,9 +9,10 @@ from pathlib import Path
 import torch
 
 from lt.datagen.shards.errors import LtError, UsageError
+from lt.recipes import checkpoints
 from lt.recipes.batches import ShardSet
-from lt.recipes.config import Resolved, Settings, nearest, read_card, resolve
-from lt.recipes.registry import Note, Recipe
+from lt.recipes.config import Resolved, Settings, flat, nearest, read_card, resolve
+from lt.recipes.registry import Note, Recipe, find
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,27 @@ def _default_preset(recipe: Recipe, names_data: bool) -> tuple[str, str]:
     if names_data and "paper" in recipe.presets:
         return "paper", "a GPU and your data"
     return "tiny", "no data named"
+
+
+def missing_first(plan: Plan) -> list[Plan]:
+    """The runs that this one builds on and that are not finished, in the order to train them; with its data, if any was named."""
+    found: dict[Path, Plan] = {}
+    named = [key for key, who in plan.resolved.origin.items() if who == "--set" and key.startswith(("data.", "world."))]
+    values = flat(plan.settings)
+    overrides = [f"{key}={json.dumps(values[key])}" for key in named]
+    for need in plan.recipe.needs(plan.settings):
+        if not _is_finished(need.out):
+            first = make_plan(find(need.system), need.preset, None, overrides, need.out)
+            found |= {one.out: one for one in [*missing_first(first), first]}
+    return list(found.values())
+
+
+def _is_finished(out: Path) -> bool:
+    newest = checkpoints.latest(out / "checkpoints")
+    if newest is None:
+        return False
+    record = checkpoints.Record.load(newest)
+    return record.step >= record.settings["train.steps"]
 
 
 def open_data(plan: Plan, note: Note) -> Data:

@@ -20,6 +20,15 @@ def as_they_are(settings: Any, train: Sequence[str], validation: str, note: Note
     return list(train), validation
 
 
+@dataclass(frozen=True)
+class Need:
+    """A run that another one builds on: its system and card, and the folder in which it is looked for."""
+
+    system: str
+    preset: str
+    out: Path
+
+
 SYSTEMS: dict[str, str] = {
     "filip": "lt.recipes.filip.objective",
     "wukong": "lt.recipes.wukong.objective",
@@ -43,6 +52,8 @@ class Recipe:
     folder: Path
     prepare: Callable[[Any, Sequence[str], str, Note], Shards] = as_they_are
     """Turn the shards, the user's or the world's, into those that the loop reads: caches of what frozen encoders say of them."""
+    needs: Callable[[Any], Sequence[Need]] = lambda settings: ()
+    """Runs that a run with these settings builds on (an autoencoder, the generator of a branch), in the order to train them."""
 
     @property
     def presets(self) -> list[str]:

@@ -39,8 +39,8 @@ from lt.recipes.diffusion.texts import (
 from lt.recipes.objective import Batch, Figures, Objective, Report
 from lt.recipes.pangu import data
 from lt.recipes.pangu.data import SEED, Row
-from lt.recipes.pangu.settings import UNETS, PanguSettings
-from lt.recipes.registry import Recipe
+from lt.recipes.pangu.settings import DEFAULT_AUTOENCODER, UNETS, PanguSettings
+from lt.recipes.registry import Need, Recipe
 
 POINTS = 8
 """Timesteps at which the validation loss is taken."""
@@ -271,6 +271,20 @@ def restore(where: Path) -> PanguObjective:
     return objective
 
 
+def needs(settings: PanguSettings) -> list[Need]:
+    """The tiny autoencoder, and for a branch the tiny generator, where the settings name these."""
+    model = settings.model
+    found = [Need("vae", "tiny", Path(DEFAULT_AUTOENCODER))] if model.autoencoder == DEFAULT_AUTOENCODER else []
+    base = Path(model.base)
+    if (
+        model.base
+        and str(base.parent) == "runs"
+        and base.name in ("pangu-tiny", "pangu-tiny-texture", "pangu-tiny-whole")
+    ):
+        found.append(Need("pangu", base.name.removeprefix("pangu-"), base))
+    return found
+
+
 RECIPE = Recipe(
     name="pangu",
     about="Text to image with two generators that share the time line (arXiv 2312.16486), and its control branches.",
@@ -279,4 +293,5 @@ RECIPE = Recipe(
     world=data.world,
     folder=Path(__file__).parent,
     prepare=data.prepare,
+    needs=needs,
 )

@@ -1,5 +1,6 @@
 """`lt train pangu`: generators and branches train on their part of the time line, export, and refuse what differs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ from diffusion_runs import SHORT, WORLD, run
 from PIL import Image
 from test_diffusion_cache import write_clip
 from torch.utils.data import default_collate
+from typer.testing import CliRunner
 
+from lt.cli.app import app
 from lt.datagen.shards import LtError, UsageError, open_shards
 from lt.recipes import checkpoints, registry
 from lt.recipes.checkpoints import Record
@@ -19,7 +22,8 @@ from lt.recipes.logging import read_log
 from lt.recipes.loop import train
 from lt.recipes.pangu.objective import PanguObjective, restore
 from lt.recipes.pangu.settings import ModelSettings
-from lt.recipes.plan import make_plan
+from lt.recipes.plan import make_plan, missing_first
+from lt.recipes.vae import objective as vae_objective
 
 
 def pictures(run: str) -> np.ndarray:
@@ -139,6 +143,29 @@ def test_wrong_calls_are_named(here):
     plan = make_plan(registry.find("pangu"), "tiny-pose", None, wrong, here / "runs" / "wrong")
     with pytest.raises(LtError, match="no structure generator at 64 pixels"):
         train(plan, [].append)
+
+
+def test_what_a_run_builds_on_is_trained_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LT_HOME", str(tmp_path / "home"))
+    plan = make_plan(registry.find("pangu"), "tiny-pose", None, [*WORLD, "train.batch=4"])
+    first = missing_first(plan)
+    assert [str(one.out) for one in first] == ["runs/vae-tiny", "runs/pangu-tiny"]
+    assert all(one.settings.world.figures == 40 and one.settings.data.workers == 0 for one in first)
+    assert [one.settings.train.batch for one in first] == [32, 32], "only the data is handed on"
+    own = make_plan(registry.find("pangu"), "tiny-pose", None, ["model.autoencoder=a", "model.base=b"])
+    assert missing_first(own) == []
+    short = tmp_path / "cards"
+    short.mkdir()
+    (short / "tiny.yaml").write_text(
+        "model: {widths: [8, 16, 16]}\ntrain: {steps: 3, batch: 8}\nlog: {validate_every: 3}\n"
+    )
+    monkeypatch.setattr(vae_objective, "RECIPE", replace(vae_objective.RECIPE, folder=short))
+    settings = [word for setting in [*WORLD, *SHORT] for word in ("--set", setting)]
+    result = CliRunner().invoke(app, ["train", "pangu", *settings])
+    assert result.exit_code == 0, result.output
+    assert "runs/pangu-tiny builds on runs/vae-tiny, which is trained first:" in result.stderr
+    assert [str(one.out) for one in missing_first(plan)] == [], "both are finished now"
 
 
 def test_the_data_policy_is_the_papers():
