@@ -66,19 +66,13 @@ def ours(data: Path, head: str, steps: int) -> list[float]:
 
 def theirs(data: Path, steps: int, count: int) -> list[float]:
     """Seconds of every step of open_clip's training loop with its own loss."""
-    from open_clip import CLIP, ClipLoss
+    from open_clip import CLIP, ClipLoss, CLIPVisionCfg
     from open_clip_train.train import train_one_epoch
 
     model = CLIP(
         embed_dim=64,
-        vision_cfg={"image_size": 64, "patch_size": 8, "width": 96, "layers": 4, "head_width": 32},
-        text_cfg={
-            "context_length": LENGTH,
-            "vocab_size": _tokenizer().vocabulary,
-            "width": 96,
-            "heads": 3,
-            "layers": 3,
-        },
+        vision_cfg=CLIPVisionCfg(image_size=64, patch_size=8, width=96, layers=4, head_width=32),
+        text_cfg=CLIPTextCfg(context_length=LENGTH, vocab_size=_tokenizer().vocabulary, width=96, heads=3, layers=3),
         quick_gelu=True,
         output_dict=True,
     )
@@ -170,7 +164,7 @@ def rates(measure: dict[str, Callable[[], list[float]]], rounds: int) -> dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=12000)
