@@ -66,7 +66,7 @@ def ours(data: Path, head: str, steps: int) -> list[float]:
 
 def theirs(data: Path, steps: int, count: int) -> list[float]:
     """Seconds of every step of open_clip's training loop with its own loss."""
-    from open_clip import CLIP, ClipLoss, CLIPVisionCfg
+    from open_clip import CLIP, ClipLoss, CLIPTextCfg, CLIPVisionCfg
     from open_clip_train.train import train_one_epoch
 
     model = CLIP(
