@@ -86,6 +86,9 @@ def pangu(
     controls: str = typer.Option("", "--controls", help="Control pictures to follow: pose,edge.", show_default="none"),
     pose: Path = typer.Option(None, "--pose", help="A skeleton in OpenPose's colours on black.", show_default=False),
     edge: Path = typer.Option(None, "--edge", help="An edge map, white on black.", show_default=False),
+    edge_of: Path = typer.Option(
+        None, "--edge-of", help="A photograph, whose edges (Canny) are followed.", show_default=False
+    ),
     coop: list[str] = typer.Option(
         [],
         "--coop",
@@ -107,7 +110,10 @@ def pangu(
 
     pictures = {name: file for name, file in (("pose", pose), ("edge", edge)) if file is not None}
     asked = [name.strip() for name in controls.split(",") if name.strip()]
-    wishes = Wishes(prompt, prompts, data, checkpoint, base, asked, pictures, coop, size, count, steps, guidance, seed)
+    photos = {"edge": edge_of} if edge_of is not None else {}
+    wishes = Wishes(
+        prompt, prompts, data, checkpoint, base, asked, pictures, photos, coop, size, count, steps, guidance, seed
+    )
     job = make_job(wishes, note)
     out = out or Path("samples") / "pangu"
     run_with_table(job.pipeline, out, 0, "local", as_json)

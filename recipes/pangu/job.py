@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lt.datagen.engine.stage import Pipeline
@@ -27,7 +27,8 @@ class Wishes:
     checkpoint: Sequence[str] = ()
     base: str | None = None
     controls: Sequence[str] = ()
-    pictures: Mapping[str, Path] | None = None
+    pictures: Mapping[str, Path] = field(default_factory=dict)
+    photos: Mapping[str, Path] = field(default_factory=dict)
     coop: Sequence[str] = ()
     size: str | None = None
     count: int | None = None
@@ -51,8 +52,9 @@ def make_job(wishes: Wishes, note: Callable[[str], None]) -> Job:
         UsageError: options that contradict each other, unknown controls, a size or weight that does not fit.
         LtError: models, prompts or pictures that are not there or do not fit.
     """
-    pictures = dict(wishes.pictures or {})
-    controls = tuple(dict.fromkeys([*wishes.controls, *pictures]))
+    if twice := wishes.pictures.keys() & wishes.photos.keys():
+        raise UsageError(f"There are two control pictures for {', '.join(sorted(twice))}.", "Name one.")
+    controls = tuple(dict.fromkeys([*wishes.controls, *wishes.pictures, *wishes.photos]))
     for control in controls:
         if control not in CONTROLS:
             raise UsageError(f"Unknown control {control!r}.", f"Known: {', '.join(CONTROLS)}.")
@@ -62,7 +64,7 @@ def make_job(wishes: Wishes, note: Callable[[str], None]) -> Job:
     width, height = _size(wishes.size, painter.side)
     stage = Draw((lead, *others), controls, width, height, weights, wishes.steps, wishes.guidance)
     stage.check()
-    source, what = _source(wishes, controls, pictures, (width, height), note)
+    source, what = _source(wishes, controls, (width, height), note)
     note(f"pangu: {painter.name}; {_together(others, weights)}{width}x{height} pixels, {what}")
     if isinstance(source, PromptSource):
         _warn_of_cuts(source.prompts, painter, note)
@@ -102,29 +104,30 @@ def _size(text: str | None, side: int) -> tuple[int, int]:
 
 
 def _source(
-    wishes: Wishes,
-    controls: tuple[str, ...],
-    pictures: Mapping[str, Path],
-    size: tuple[int, int],
-    note: Callable[[str], None],
+    wishes: Wishes, controls: tuple[str, ...], size: tuple[int, int], note: Callable[[str], None]
 ) -> tuple[PromptSource | ShardPrompts, str]:
     """Where prompts and control pictures come from, and a few words on it."""
     texts = [*wishes.prompt, *(read_prompts(wishes.prompts) if wishes.prompts else [])]
     if texts and wishes.data:
         raise UsageError("Give either prompts or --data.", "--data takes its prompts from the captions of the shards.")
     if texts:
-        if missing := [control for control in controls if control not in pictures]:
-            options = " ".join(f"--{control} FILE" for control in missing)
-            raise UsageError(f"There is no control picture for {', '.join(missing)}.", f"Name it: {options}")
-        files = tuple((control, str(file)) for control, file in pictures.items())
-        source = PromptSource(tuple(texts), wishes.count or len(texts), wishes.seed, size, files)
-        return source, f"{len(texts)} prompts as asked"
-    if pictures:
+        return _from_prompts(wishes, texts, controls, size), f"{len(texts)} prompts as asked"
+    if wishes.pictures or wishes.photos:
         raise UsageError("A control picture needs a prompt.", 'Say what to draw: --prompt "a child in a red shirt"')
     where = wishes.data or str(figures("test", _WORLD_SAMPLES, max(64, *size), note))
     said = "as asked" if wishes.data else "no --prompt: the figures world's test split"
     source = ShardPrompts(where, wishes.count or _FROM_SHARDS, wishes.seed, size, controls)
     return source, f"prompts and control pictures of {where} ({said})"
+
+
+def _from_prompts(wishes: Wishes, texts: Sequence[str], controls: Sequence[str], size: tuple[int, int]) -> PromptSource:
+    pictures, photos = (
+        tuple((name, str(file)) for name, file in of.items()) for of in (wishes.pictures, wishes.photos)
+    )
+    if missing := [control for control in controls if control not in {*wishes.pictures, *wishes.photos}]:
+        options = " ".join(f"--{control} FILE" for control in missing)
+        raise UsageError(f"There is no control picture for {', '.join(missing)}.", f"Name it: {options}")
+    return PromptSource(tuple(texts), wishes.count or len(texts), wishes.seed, size, pictures, photos)
 
 
 def _together(others: Sequence[Located], weights: Sequence[float]) -> str:

@@ -17,6 +17,7 @@ from lt.datagen.shards.codec import decode_image, to_rgb
 from lt.datagen.shards.reader import shard_identity
 from lt.datagen.shards.storage import digest_of_file
 from lt.models.nn.tokenizers import split_words
+from lt.models.perception.registry import BackendError, load
 from lt.recipes.diffusion.pictures import fitted
 from lt.recipes.diffusion.texts import wordings
 
@@ -36,6 +37,7 @@ class PromptSource:
         seed: of the first one.
         size: (width, height) of the pictures.
         pictures: pairs of a control's name and the file of its picture.
+        photos: the same for photographs, whose control pictures are found in them at the size of the pictures.
 
     Raises:
         UsageError: an empty prompt.
@@ -47,17 +49,23 @@ class PromptSource:
     seed: int
     size: tuple[int, int]
     pictures: tuple[tuple[str, str], ...] = ()
+    photos: tuple[tuple[str, str], ...] = ()
     name: ClassVar[str] = "prompts"
 
     def __post_init__(self) -> None:
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
             raise UsageError("The prompt is empty.", 'Say what to draw: --prompt "a child in a red shirt"')
-        for control in dict(self.pictures):
-            self._controls[control]
+        _ = self._controls
 
     def settings(self) -> dict[str, Any]:
-        pictures = {control: digest_of_file(file) for control, file in self.pictures}
-        return {"prompts": self.prompts, "count": self.count, "seed": self.seed, "pictures": pictures}
+        files = [[control, digest_of_file(file)] for control, file in (*self.pictures, *self.photos)]
+        return {
+            "prompts": self.prompts,
+            "count": self.count,
+            "seed": self.seed,
+            "pictures": files[: len(self.pictures)],
+            "photos": files[len(self.pictures) :],
+        }
 
     def inputs(self) -> list[str]:
         return []
@@ -76,7 +84,9 @@ class PromptSource:
 
     @cached_property
     def _controls(self) -> dict[str, np.ndarray]:
-        return {control: self._read_control(control, Path(file)) for control, file in self.pictures}
+        drawn = {control: self._read_control(control, Path(file)) for control, file in self.pictures}
+        found = {control: _detected(control, self._read_control(control, Path(file))) for control, file in self.photos}
+        return drawn | found
 
     def _read_control(self, control: str, file: Path) -> np.ndarray:
         try:
@@ -146,6 +156,17 @@ class ShardPrompts:
     @cached_property
     def _shards(self) -> Shards:
         return open_shards(self.where)
+
+
+def _detected(control: str, photo: np.ndarray) -> np.ndarray:
+    """The control picture of a photograph, as the figures world makes its own. Raises LtError if no expert is known for it."""
+    if control != "edge":
+        raise UsageError(f"No expert here finds the {control} picture of a photograph.", "Known: edge.")
+    try:
+        (edges,) = load("edges", "opencv").edges([photo])
+    except BackendError as error:
+        raise LtError(error.message, error.hint) from None
+    return edges
 
 
 def request(key: str, prompt: str, seed: int, fields: Mapping[str, Any], prompt_of: str = "") -> Sample:

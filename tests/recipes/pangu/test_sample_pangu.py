@@ -131,6 +131,19 @@ def test_a_second_model_draws_along(here, tmp_path, controls):
     assert not np.array_equal(alone, both)
 
 
+def test_edges_of_a_photograph_are_those_of_the_world(here):
+    figure = FiguresSource(1, "test", size=64).sample(0)
+    Image.fromarray(figure.picture).save(here / "photo.png")
+    source = PromptSource((PROMPT,), 2, 7, (64, 64), photos=(("edge", str(here / "photo.png")),))
+    first, second = source.read([0, 2])
+    assert np.array_equal(first["edge.png"], figure["edge.png"]) and np.array_equal(
+        second["edge.png"], first["edge.png"]
+    )
+    assert (first.meta["seed"], second.meta["seed"]) == (7, 8)
+    with pytest.raises(UsageError, match="No expert here finds the pose picture"):
+        PromptSource((PROMPT,), 1, 0, (64, 64), photos=(("pose", str(here / "photo.png")),))
+
+
 @pytest.mark.parametrize(
     ("words", "kind", "message"),
     [
@@ -140,6 +153,7 @@ def test_a_second_model_draws_along(here, tmp_path, controls):
         (["--prompt", PROMPT, "--controls", "pose"], UsageError, "no control picture for pose. Name it: --pose FILE"),
         (["--prompt", PROMPT, "--pose", "{wide}"], LtError, "is 64x32, the pictures are to be 64x64: another aspect"),
         (["--prompt", PROMPT, "--pose", "none.png"], LtError, "Cannot read the pose picture none.png"),
+        (["--prompt", PROMPT, "--edge", "{edge}", "--edge-of", "{edge}"], UsageError, "two control pictures for edge"),
         (["--pose", "{pose}"], UsageError, "A control picture needs a prompt"),
         (["--prompt", PROMPT, "--size", "66x64"], UsageError, "must be multiples of 4. Try --size 64x64"),
         (["--prompt", PROMPT, "--size", "64"], UsageError, "want WIDTHxHEIGHT"),
