@@ -17,6 +17,7 @@ once per epoch in its own place, and a resumed run meets the same substitutes. E
 
 import fcntl
 import multiprocessing
+import os
 import shutil
 import signal
 import time
@@ -24,6 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -361,7 +363,7 @@ def _loader(examples: Examples, slices: Any, workers: int, prefetch: int, pin: b
         num_workers=workers,
         prefetch_factor=prefetch,
         persistent_workers=True,
-        worker_init_fn=_quiet,
+        worker_init_fn=_follow,
         multiprocessing_context=_processes(examples.example),
     )
 
@@ -385,10 +387,21 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-def _quiet(worker: int) -> None:
-    """Ctrl-C reaches the whole process group: the training process decides, workers go when it goes."""
+def _follow(worker: int) -> None:
+    """Ctrl-C reaches the whole process group: the training process decides, workers go when it goes, however it goes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if parent := multiprocessing.parent_process():
+        Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    """End this worker once the training process is gone: one that was killed cannot send its workers home.
+
+    Torch's own watch looks at the process that forked the worker, which is the fork server, and that lives on.
+    """
+    parent.join()
+    os._exit(1)
 
 
 def _processes(example: Example) -> Any:

@@ -1,5 +1,6 @@
 """A run that is killed anywhere and continued, with other workers or ranks, is the run that nobody interrupted."""
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -15,14 +16,14 @@ import toy
 
 from lt.recipes import checkpoints
 
-STEPS = 120
+STEPS = 200
 SETTINGS = (f"train.steps={STEPS}", "log.save_every=7", "log.validate_every=50", "train.ema=0.99", "train.micro=12")
 PROCESSES = multiprocessing.get_context("forkserver")
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(shards, tmp_path_factory):
-    """The losses and the final digests of a run of 120 steps without workers."""
+    """The losses and the final digests of a run of 200 steps without workers."""
     out = tmp_path_factory.mktemp("uninterrupted")
     assert toy.run(shards, out, *SETTINGS).status == "done"
     return toy.losses(out), toy.digests(out)
@@ -46,13 +47,48 @@ def test_killed_at_random_moments_and_continued_with_other_workers(shards, tmp_p
     for attempt, workers in enumerate([0, 1, 0, 3, 0, 0]):
         process = PROCESSES.Process(target=toy.run, args=(shards, tmp_path, *SETTINGS, f"data.workers={workers}"))
         process.start()
-        lines += rng.randrange(4, 30)
+        lines += rng.randrange(8, 48)
         kills += _kill_at(lines, tmp_path, process)
         assert not process.exitcode or process.exitcode == -signal.SIGKILL, f"attempt {attempt}"
     toy.run(shards, tmp_path, *SETTINGS)
     assert kills >= 4
     assert toy.losses(tmp_path) == uninterrupted[0]
     assert toy.digests(tmp_path) == uninterrupted[1]
+
+
+def _marked(mark: str) -> list[int]:
+    """Processes that run with `mark` in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+def test_a_killed_run_leaves_no_process_behind(shards, tmp_path):
+    command = [sys.executable, str(Path(__file__).parent / "run_toy.py"), "train", "toy", "--data", str(shards)]
+    command += ["--out", str(tmp_path), "--set", "train.steps=100000", "--set", "data.workers=2"]
+    mark = f"LT_TEST_MARK={tmp_path.name}-{os.getpid()}"
+    env = {**os.environ, "LT_TEST_MARK": mark.partition("=")[2]}
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert _kill_when(lambda: (tmp_path / "log.jsonl").exists() and len(_marked(mark)) >= 4, process)
+    deadline = time.monotonic() + 30
+    while _marked(mark) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert _marked(mark) == []
+
+
+def _kill_when(condition, process: subprocess.Popen) -> bool:
+    while process.poll() is None:
+        if condition():
+            process.kill()
+            process.wait()
+            return True
+        time.sleep(0.1)
+    return False
 
 
 @pytest.mark.slow
