@@ -10,6 +10,7 @@ from lt.datagen.shards.storage import digest_of, digest_of_file
 from lt.models.nn.autoencoder import AutoencoderSpace
 from lt.recipes import checkpoints
 from lt.recipes.checkpoints import Record
+from lt.recipes.diffusion.quiet import without_bars
 from lt.recipes.vae.objective import VaeObjective
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -59,6 +60,7 @@ def load(located: Located) -> AutoencoderSpace:
     if _diffusers_folder(Path(located.folder)):
         from diffusers import AutoencoderKL
 
+        without_bars()
         vae = AutoencoderKL.from_pretrained(located.folder, use_safetensors=True)
     else:
         objective, _ = checkpoints.restore(Path(located.folder))

@@ -17,6 +17,7 @@ from torch import Tensor
 from lt.datagen.shards import LtError, Sample, SampleError
 from lt.datagen.shards.storage import digest_of, digest_of_file
 from lt.models.nn.tokenizers import CHINESE, WordTokenizer
+from lt.recipes.diffusion.quiet import without_bars
 
 LANGUAGES = ("en", "zh")
 LENGTH = 64
@@ -136,6 +137,7 @@ def encode_texts(encoders: Sequence[TextEncoder], texts: Sequence[str]) -> Tenso
 def _load(folder: str, length: int) -> TextEncoder:
     from transformers import AutoTokenizer
 
+    without_bars()
     weights, words = _parts(Path(folder))
     kind = json.loads((weights / "config.json").read_text(encoding="utf-8")).get("model_type", "")
     try:

@@ -111,7 +111,7 @@ def _source(
     if texts and wishes.data:
         raise UsageError("Give either prompts or --data.", "--data takes its prompts from the captions of the shards.")
     if texts:
-        return _from_prompts(wishes, texts, controls, size), f"{len(texts)} prompts as asked"
+        return _from_prompts(wishes, texts, controls, size), f"{len(texts)} prompt{'s'[: len(texts) > 1]} as asked"
     if wishes.pictures or wishes.photos:
         raise UsageError("A control picture needs a prompt.", 'Say what to draw: --prompt "a child in a red shirt"')
     where = wishes.data or str(figures("test", _WORLD_SAMPLES, max(64, *size), note))

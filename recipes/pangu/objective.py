@@ -28,6 +28,7 @@ from lt.models.nn.unet import TextUNet, UNetShape
 from lt.recipes import checkpoints
 from lt.recipes.diffusion import autoencoders
 from lt.recipes.diffusion.pictures import sheet, to_bytes
+from lt.recipes.diffusion.quiet import without_bars
 from lt.recipes.diffusion.texts import (
     LENGTH,
     encode_texts,
@@ -230,6 +231,7 @@ class PanguObjective(Objective):
         Raises:
             LtError: the generator reads text encoders that this pipeline does not know.
         """
+        without_bars()
         encoder, tokenizer = self._pipeline_text()
         scheduler = make_scheduler("ddim", self.denoiser.schedule, self.denoiser.prediction_type)
         branches = [] if self.branch is None else [self.branch]

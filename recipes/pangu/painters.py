@@ -22,6 +22,7 @@ from lt.models.nn.sampling import make_scheduler
 from lt.models.pangu import TimeDecoupled
 from lt.recipes import checkpoints
 from lt.recipes.checkpoints import Record
+from lt.recipes.diffusion.quiet import without_bars
 from lt.recipes.pangu.objective import PanguObjective, restore
 
 _INDEX = "model_index.json"
@@ -228,6 +229,7 @@ def _from_pipeline(located: Located) -> Painter:
 
     from lt.models.nn.pipelines import denoiser_from, prompt_conditions, space_from
 
+    without_bars()
     folder = located.folders[0]
     pipe: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
     pipe.to(_device())

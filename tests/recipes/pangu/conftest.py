@@ -1,9 +1,16 @@
 """One folder in which a tiny autoencoder, both generators and a pose branch were trained for a few steps."""
 
+import importlib.util
 from pathlib import Path
 
 import diffusion_runs
 import pytest
+
+_SPEC = importlib.util.spec_from_file_location("tiny_pipelines", Path(__file__).parents[2] / "models" / "conftest.py")
+assert _SPEC is not None and _SPEC.loader is not None
+_PIPELINES = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(_PIPELINES)
+tiny_sd, tiny_sdxl, tiny_pixart = _PIPELINES.tiny_sd, _PIPELINES.tiny_sdxl, _PIPELINES.tiny_pixart
 
 
 @pytest.fixture(scope="session")

@@ -120,6 +120,31 @@ def test_a_diffusers_folder_draws_the_pixels_that_diffusers_draws(here, tmp_path
     assert not np.array_equal(followed, ours)
 
 
+def test_pipelines_of_other_shapes_draw_alone_and_together(tmp_path, tiny_sd, tiny_sdxl, tiny_pixart):
+    for name, pipe in (("sd", tiny_sd), ("xl", tiny_sdxl), ("px", tiny_pixart)):
+        pipe.save_pretrained(tmp_path / name)
+        sample(
+            "--base",
+            str(tmp_path / name),
+            "--prompt",
+            "a red apple",
+            "--size",
+            "48x32",
+            "--out",
+            str(tmp_path / f"{name}-out"),
+        )
+        (picture,) = drawn(tmp_path / f"{name}-out").values()
+        assert picture.shape == (32, 48, 3) and picture.std() > 1
+    xl, sd, px = (str(tmp_path / name) for name in ("xl", "sd", "px"))
+    said = sample(
+        "--base", xl, "--coop", f"{sd}=0.4", "--coop", f"{px}=0.2", "--prompt", "apple", "--out", str(tmp_path / "all")
+    )
+    assert "at 0.4 and PixArtAlphaPipeline in" in said and "1 prompt as asked" in said
+    assert "it/s" not in said, "no bars where stderr is no terminal"
+    sample("--base", xl, "--prompt", "apple", "--out", str(tmp_path / "xl-alone"))
+    assert not np.array_equal(*(next(iter(drawn(tmp_path / name).values())) for name in ("all", "xl-alone")))
+
+
 def test_a_second_model_draws_along(here, tmp_path, controls):
     checkpoints.export(Path("runs/pangu-tiny-pose"), tmp_path / "posed")
     pose = ("--controls", "pose", "--pose", str(controls["pose"]), "--prompt", PROMPT)
