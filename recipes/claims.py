@@ -254,6 +254,8 @@ def _trained(
         f"log.save_every={max(1, own // 2)}",
         "log.keep=1",
         "data.validation_samples=128",
+        "data.workers=0",
+        "log.every=1",
     ]
     chosen = [text.format(**runs, **data) for text in variant.overrides]
     named = {text.partition("=")[0] for text in chosen}

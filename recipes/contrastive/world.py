@@ -26,7 +26,7 @@ def test_scenes(settings: ContrastiveSettings, note: Note) -> Path:
 
 def scenes(split: str, count: int, size: int, note: Note, seed: int = 0) -> Path:
     """The folder of `count` scenes of a split; made if it is not there or not complete."""
-    folder = Path("data") / f"scenes-{split}-{size}px-{count}" / (f"seed-{seed}" if seed else "")
+    folder = Path("data") / (f"scenes-{split}-{size}px-{count}" + (f"-seed{seed}" if seed else ""))
     return made(scenes_pipeline(count=count, split=split, seed=seed, size=size), folder, count, note)
 
 
