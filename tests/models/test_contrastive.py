@@ -60,6 +60,7 @@ def test_filip_similarities_are_x_clips(monkeypatch):
     Both its matrices are texts x images. (It never transposes s_i, so both of its losses normalise over images: not compared.)
     """
     from x_clip import x_clip
+
     images, texts = unit(5, 9, 8), unit(5, 6, 8, seed=1)
     mask = prefix_mask([6, 4, 1, 2, 5], 6)
 
