@@ -142,7 +142,7 @@ STUDY = Study(
         Variant("scratch-some", ("data.train=[{some}]",), share=0.4),
         Variant("tokens", ("model.head=tokens",)),
         Variant("reduced", ("model.head=reduced",)),
-        Variant("locked-global", (*_LOCKED, "model.head=global", "model.colder=0"), share=0.6),
+        Variant("locked-global", (*_LOCKED, "model.head=global"), share=0.6),
         Variant("locked-tokens", (*_LOCKED, "model.head=tokens"), share=0.6),
         Variant("locked-reduced", (*_LOCKED, "model.head=reduced"), share=0.6),
     ),
