@@ -78,9 +78,7 @@ def judge_reduction(evidence: Evidence) -> Finding:
         "lost, points": loss,
         "time of the similarity, reduced / all": cost,
     }
-    return Finding(
-        figures, all_of(below(loss, 2), below(cost, 0.35)), "Both with the colder image-to-text temperature."
-    )
+    return Finding(figures, all_of(below(loss, 2), below(cost, 0.35)))
 
 
 def judge_similarities(evidence: Evidence) -> Finding:
