@@ -28,9 +28,9 @@ from lt.recipes import registry
 from lt.recipes.batches import Examples, Order, ShardSet, training_loader
 from lt.recipes.contrastive.settings import TextSettings
 from lt.recipes.contrastive.texts import make_tokenizer
-from lt.recipes.contrastive.world import scenes
 from lt.recipes.loop import train
 from lt.recipes.plan import make_plan
+from lt.recipes.worlds import scenes
 
 BATCH, LENGTH, WARM = 128, 40, 5
 

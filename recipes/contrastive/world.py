@@ -1,15 +1,10 @@
 """The built-in world `scenes` as training and test data, made once."""
 
-import os
 from pathlib import Path
 
-from lt.datagen.engine.run import run_pipeline
-from lt.datagen.engine.stage import Pipeline
-from lt.datagen.shards import LtError, open_shards
-from lt.datagen.shards.manifest import MANIFEST
-from lt.datagen.worlds import scenes_pipeline
 from lt.recipes.contrastive.settings import ContrastiveSettings
 from lt.recipes.registry import Note
+from lt.recipes.worlds import scenes
 
 
 def scenes_world(settings: ContrastiveSettings, note: Note) -> tuple[list[str], str]:
@@ -22,30 +17,3 @@ def scenes_world(settings: ContrastiveSettings, note: Note) -> tuple[list[str], 
 def test_scenes(settings: ContrastiveSettings, note: Note) -> Path:
     """The folder of the world's test scenes."""
     return scenes("test", settings.world.test, settings.world.size, note)
-
-
-def scenes(split: str, count: int, size: int, note: Note, seed: int = 0) -> Path:
-    """The folder of `count` scenes of a split; made if it is not there or not complete."""
-    folder = Path("data") / (f"scenes-{split}-{size}px-{count}" + (f"-seed{seed}" if seed else ""))
-    return made(scenes_pipeline(count=count, split=split, seed=seed, size=size), folder, count, note)
-
-
-def made(pipeline: Pipeline, folder: Path, count: int, note: Note) -> Path:
-    """Run a world's pipeline into a folder unless it is complete already.
-
-    Raises:
-        LtError: tasks failed.
-    """
-    if (folder / MANIFEST).exists() and (manifest := open_shards(str(folder)).manifest) and manifest.complete:
-        return folder
-    note(f"  makes {folder}: {count:,} samples of the built-in world {pipeline.name}")
-    report = run_pipeline(pipeline, folder, workers=_cores())
-    if not report.complete:
-        raise LtError(
-            f"{len(report.failed)} of {report.tasks} tasks failed: {folder} is not complete.", "Run it again."
-        )
-    return folder
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,15 +1,13 @@
 """The built-in worlds `figures` and `scenes` as data of the diffusion systems, made once."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from pydantic import Field
 
 from lt.datagen.shards import open_shards
-from lt.datagen.worlds import figures_pipeline
 from lt.recipes.config import Section
-from lt.recipes.contrastive.world import made, scenes
 from lt.recipes.registry import Note
+from lt.recipes.worlds import figures, scenes
 
 
 class WorldSettings(Section):
@@ -36,12 +34,6 @@ def build(world: WorldSettings, note: Note, only_figures: bool = False) -> tuple
         train.append(scenes("train", world.scenes, world.size, note))
         test.append(scenes("test", world.test, world.size, note))
     return [str(folder) for folder in train], together([str(folder) for folder in test])
-
-
-def figures(split: str, count: int, size: int, note: Note, seed: int = 0) -> Path:
-    """The folder of `count` figures of a split; made if it is not there or not complete."""
-    folder = Path("data") / f"figures-{split}-{size}px-{count}" / (f"seed-{seed}" if seed else "")
-    return made(figures_pipeline(count=count, split=split, seed=seed, size=size), folder, count, note)
 
 
 def together(folders: Sequence[str]) -> str:

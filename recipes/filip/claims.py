@@ -4,9 +4,9 @@ from pathlib import Path
 
 from lt.recipes.claims import Claim, Evidence, Finding, Measures, Study, Variant, above, all_of, below
 from lt.recipes.contrastive.measures import localisation, prompts, retrieval, run_through, step_seconds, word_order
-from lt.recipes.contrastive.world import scenes
 from lt.recipes.evaluate.features import Encoder
 from lt.recipes.registry import Note
+from lt.recipes.worlds import scenes
 
 TRAIN, TEST, SIZE = 12000, 500, 64
 

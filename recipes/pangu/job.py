@@ -7,12 +7,12 @@ from pathlib import Path
 
 from lt.datagen.engine.stage import Pipeline
 from lt.datagen.shards import UsageError
-from lt.recipes.diffusion.worlds import figures
 from lt.recipes.pangu import painters
 from lt.recipes.pangu.painters import Located, Painter
 from lt.recipes.pangu.requests import PromptSource, ShardPrompts, read_prompts
 from lt.recipes.pangu.sample import Draw, make_pipeline
 from lt.recipes.pangu.settings import CONTROLS
+from lt.recipes.worlds import figures
 
 _WORLD_SAMPLES, _FROM_SHARDS = 256, 16
 

@@ -17,13 +17,13 @@ from lt.datagen.shards import LtError, UsageError, open_shards
 from lt.recipes import checkpoints, registry
 from lt.recipes.checkpoints import Record
 from lt.recipes.diffusion.cache import cached, picture_stage
-from lt.recipes.diffusion.worlds import figures
 from lt.recipes.logging import read_log
 from lt.recipes.loop import train
 from lt.recipes.pangu.objective import PanguObjective, restore
 from lt.recipes.pangu.settings import ModelSettings
 from lt.recipes.plan import make_plan, missing_first
 from lt.recipes.vae import objective as vae_objective
+from lt.recipes.worlds import figures
 
 
 def pictures(run: str) -> np.ndarray:
