@@ -23,11 +23,20 @@ def fitted(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     image = Image.fromarray(pixels)
     if image.size == (width, height):
         return pixels
-    scale = max(width / image.width, height / image.height)
-    wide, high = max(width, round(image.width * scale)), max(height, round(image.height * scale))
-    left, top = (wide - width) // 2, (high - height) // 2
+    wide, high, left, top = covering(image.size, (width, height))
     resized = image.resize((wide, high), Image.Resampling.BICUBIC)
     return np.asarray(resized.crop((left, top, left + width, top + height)))
+
+
+def covering(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int, int, int]:
+    """How a picture of `size` (width, height) covers the `wanted` one, its aspect kept.
+
+    Returns:
+        (width, height) that it is scaled to, and (left, top) of the middle that is cut out.
+    """
+    scale = max(wanted[0] / size[0], wanted[1] / size[1])
+    wide, high = max(wanted[0], round(size[0] * scale)), max(wanted[1], round(size[1] * scale))
+    return wide, high, (wide - wanted[0]) // 2, (high - wanted[1]) // 2
 
 
 def channels_first(pixels: np.ndarray) -> np.ndarray:

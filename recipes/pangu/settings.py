@@ -11,8 +11,8 @@ from lt.recipes.config import Section, Settings
 from lt.recipes.diffusion.worlds import WorldSettings
 
 UNETS: dict[str, UNetShape] = {"tiny": TINY, "tiny-whole": TINY_WHOLE, "sd15": SD15, "sd21": SD21}
-CONTROLS = ("pose", "edge")
-"""Control pictures that shards hold, as `pose.png` and `edge.png`."""
+CONTROLS = ("pose", "edge", "layout", "color")
+"""Control pictures, see recipes/diffusion/controls.py: the first two are held by shards, the others are computed."""
 DEFAULT_AUTOENCODER = "runs/vae-tiny"
 
 
@@ -45,7 +45,7 @@ class ModelSettings(Section):
     """Standard deviation of a constant per channel that is added to the noise."""
     drop_text: float = Field(default=0.1, ge=0, le=1)
     """Share of samples that learn without their caption, for classifier-free guidance."""
-    control: Literal["", "pose", "edge"] = ""
+    control: Literal["", "pose", "edge", "layout", "color"] = ""
     """Train this control branch instead of the generator, which stays as it is in `base`."""
     base: str = ""
     """With `control`: run or checkpoint of the generator that the branch steers."""
