@@ -1,7 +1,8 @@
 """Re-testing a paper's claims in miniature: train variants at equal budget over several seeds, measure, judge.
 
 A `Study` lists variants (settings that differ from the tiny card) and claims. `reproduce` trains every variant with every seed as
-a run of its own, `<out>/<variant>-seed<k>`, measures each run once, and judges. The same call again goes on where it was stopped.
+a run of its own, `<out>/<variant>-seed<k>`, measures each run once, and judges. What several runs of a seed do together is a
+`Joint`, measured once as well. The same call again goes on where it was stopped.
 
 How a figure is judged: it is the mean over seeds; its standard error is the larger one of the seeds' spread (standard deviation /
 root of their number) and the test set's sampling error (bootstrap). A claim asks that a figure lies beyond a bound by so many
@@ -38,15 +39,21 @@ MEASURES = "measures.json"
 
 @dataclass(frozen=True)
 class Variant:
-    """Settings on top of the tiny card. `{name}` in an override stands for the run of the variant of that name and equal seed.
+    """Settings on top of the tiny card. `{name}` in an override stands for the run of the variant of that name and equal seed,
+    `{seed}` for the seed.
 
-    `share` scales the study's steps for variants that train on little data.
+    `share` scales the study's steps for variants that train on little data. A `shared` variant is one run for all seeds.
     """
 
     name: str
     overrides: tuple[str, ...] = ()
     system: str = ""
     share: float = 1.0
+    shared: bool = False
+
+    def run(self, out: Path, seed: int) -> Path:
+        """The folder of its run with a seed."""
+        return out / f"{self.name}-seed{0 if self.shared else seed}"
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,20 @@ class Measured:
 
 
 Measures = dict[str, Measured]
+
+
+@dataclass(frozen=True)
+class Joint:
+    """What several variants of one seed do together. Its figures are found under its name, like a variant's.
+
+    Args:
+        variants: names of those that it needs.
+        measure: their runs by name, and the test data's folder, to figures.
+    """
+
+    name: str
+    variants: tuple[str, ...]
+    measure: Callable[[Mapping[str, Path], str], Measures]
 
 
 @dataclass(frozen=True)
@@ -90,6 +111,7 @@ class Study:
         measure: a finished run's folder and the test data's folder to its figures.
         steps: optimizer steps of a variant with share 1.
         expected: how long it takes, for people.
+        joints: what is measured over several runs.
     """
 
     system: str
@@ -99,11 +121,12 @@ class Study:
     measure: Callable[[Path, str], Measures]
     steps: int
     expected: str
+    joints: Sequence[Joint] = ()
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """All measures, by variant, then by seed."""
+    """All measures, by variant or joint, then by seed."""
 
     measures: Mapping[str, Sequence[Measures]]
 
@@ -209,14 +232,9 @@ def reproduce(
         f"{study.system}: {len(study.variants)} variants x {seeds} seeds x {steps} steps into {out} ({study.expected})"
     )
     data, test = study.data(note)
-    measures: dict[str, list[Measures]] = {variant.name: [] for variant in study.variants}
-    seconds = 0.0
-    for seed in range(seeds):
-        for variant in study.variants:
-            run = out / f"{variant.name}-seed{seed}"
-            took = _trained(study, variant, seed, steps, data, out, note, watch)
-            measures[variant.name].append(_measured(study, run, test, took))
-            seconds += _seconds(run)
+    found = [_one_seed(study, seed, steps, data, test, out, note, watch) for seed in range(seeds)]
+    measures = {name: [of_seed[name].measures for of_seed in found] for name in found[0]}
+    files = {kept.file for of_seed in found for kept in of_seed.values()}
     evidence = Evidence(measures)
     result = Result(
         study.system,
@@ -225,13 +243,44 @@ def reproduce(
         steps,
         steps >= study.steps and seeds >= 3,
         {variant.name: list(variant.overrides) for variant in study.variants},
-        {name: [{figure: asdict(m) for figure, m in one.items()} for one in found] for name, found in measures.items()},
+        {name: [{figure: asdict(m) for figure, m in one.items()} for one in runs] for name, runs in measures.items()},
         _digests(out, study.variants, test),
         hardware(),
-        seconds,
+        sum(float(_read(file).get("seconds", 0.0)) for file in files),
     )
     write_json(out / "claims.json", asdict(result))
     return result
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Measures, and the file that keeps them."""
+
+    measures: Measures
+    file: Path
+
+
+def _one_seed(
+    study: Study,
+    seed: int,
+    steps: int,
+    data: Mapping[str, str],
+    test: str,
+    out: Path,
+    note: Note,
+    watch: Callable[[str, Progress], None],
+) -> dict[str, _Kept]:
+    """Train and measure every variant, then every joint; by their names."""
+    runs = {variant.name: variant.run(out, seed) for variant in study.variants}
+    found = {}
+    for variant in study.variants:
+        run = runs[variant.name]
+        took = _trained(study, variant, seed, steps, data, runs, note, watch)
+        found[variant.name] = _taken(run / MEASURES, [run], lambda run=run: study.measure(run, test), took)
+    for joint in study.joints:
+        some, file = {name: runs[name] for name in joint.variants}, out / f"{joint.name}-seed{seed}.json"
+        found[joint.name] = _taken(file, list(some.values()), lambda joint=joint, some=some: joint.measure(some, test))
+    return found
 
 
 def _trained(
@@ -240,13 +289,12 @@ def _trained(
     seed: int,
     steps: int,
     data: Mapping[str, str],
-    out: Path,
+    runs: Mapping[str, Path],
     note: Note,
     watch: Callable[[str, Progress], None],
 ) -> float:
     """Train a variant to its end; seconds that this took now."""
-    run = out / f"{variant.name}-seed{seed}"
-    runs = {other.name: str(out / f"{other.name}-seed{seed}") for other in study.variants}
+    run, seed = runs[variant.name], 0 if variant.shared else seed
     own = max(1, round(steps * variant.share))
     fixed = [f"train.seed={seed}", f"train.steps={own}", f"train.warmup={max(1, own // 10)}", "log.tensorboard=false"]
     fixed += [
@@ -257,7 +305,7 @@ def _trained(
         "data.workers=0",
         "log.every=1",
     ]
-    chosen = [text.format(**runs, **data) for text in variant.overrides]
+    chosen = [text.format(seed=seed, **runs, **data) for text in variant.overrides]
     named = {text.partition("=")[0] for text in chosen}
     defaults = [f"{key}={value}" for key, value in data.items() if key.startswith("data.") and key not in named]
     plan = make_plan(find(variant.system or study.system), "tiny", None, [*defaults, *fixed, *chosen], run)
@@ -270,31 +318,31 @@ def _trained(
     return time.perf_counter() - start
 
 
-def _measured(study: Study, run: Path, test: str, took: float) -> Measures:
-    """The run's measures, taken once per checkpoint and kept beside it."""
-    newest = checkpoints.latest(run / "checkpoints")
-    assert newest is not None
-    digest = Record.load(newest).files["model.safetensors"]
-    kept = _read(run)
+def _taken(file: Path, runs: Sequence[Path], take: Callable[[], Measures], took: float = 0.0) -> _Kept:
+    """Measures of some runs, taken once for their checkpoints and kept in a file. `took`: seconds of training to add."""
+    digest = "+".join(map(_weights, runs))
+    kept = _read(file)
     if kept.get("digest") != digest:
         start = time.perf_counter()
-        found = study.measure(run, test)
+        found = take()
         kept = {
             "digest": digest,
             "seconds": kept.get("seconds", 0.0) + took + time.perf_counter() - start,
             "measures": {name: asdict(measured) for name, measured in found.items()},
         }
-        write_json(run / MEASURES, kept)
-    return {name: Measured(**value) for name, value in kept["measures"].items()}
+        write_json(file, kept)
+    return _Kept({name: Measured(**value) for name, value in kept["measures"].items()}, file)
 
 
-def _read(run: Path) -> dict[str, Any]:
-    path = run / MEASURES
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _weights(run: Path) -> str:
+    """The digest of a run's newest weights."""
+    newest = checkpoints.latest(run / "checkpoints")
+    assert newest is not None
+    return Record.load(newest).files["model.safetensors"]
 
 
-def _seconds(run: Path) -> float:
-    return float(_read(run).get("seconds", 0.0))
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def _digests(out: Path, variants: Sequence[Variant], test: str) -> dict[str, str]:
