@@ -14,6 +14,7 @@ $(VENV)/.ready: pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet 'uv>=0.5'
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[$(EXTRAS)]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --python-version 3.12 --python-platform x86_64-manylinux_2_28 mediapipe==0.10.21 # two files of it serve, on any machine
 	touch $@
 
 setup: $(VENV)/.ready ## make the environment in .venv

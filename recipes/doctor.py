@@ -144,7 +144,8 @@ def backends() -> list[Finding]:
 def _backend(backend: "Backend") -> Finding:
     name = f"{backend.kind} {backend.name}"
     if backend.missing:
-        return Finding("backend", name, "missing", f"needs {', '.join(backend.missing)}", _install(backend.extra))
+        remedy = _install(backend.extra) + (backend.then and f" && {Path(sys.executable).name} -m {backend.then}")
+        return Finding("backend", name, "missing", f"needs {', '.join(backend.missing)}", remedy)
     return Finding("backend", name, "ok", backend.note)
 
 

@@ -69,6 +69,16 @@ class EdgeDetector(Protocol):
 
 
 @runtime_checkable
+class PoseEstimator(Protocol):
+    """COCO-17 key points of the people in each picture, the surest first: [people, 17, 3] as (x, y, visibility) in pixels.
+
+    Visibility as in COCO: 0 not in the picture (x = y = 0), 1 hidden, 2 seen. Left and right are the person's own.
+    """
+
+    def poses(self, images: Sequence[np.ndarray]) -> list[np.ndarray]: ...
+
+
+@runtime_checkable
 class EntityParser(Protocol):
     """The noun phrases of each text, from left to right."""
 

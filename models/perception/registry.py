@@ -28,7 +28,10 @@ class BackendError(Exception):
 
 @dataclass(frozen=True)
 class Backend:
-    """Where an expert lives: the module and class to load, the packages it needs, and the extra that installs them."""
+    """Where an expert lives: the module and class to load, the packages it needs, and the extra that installs them.
+
+    `then` is the command that adds what no extra can name, because its own pins exclude ours.
+    """
 
     kind: str
     name: str
@@ -36,6 +39,7 @@ class Backend:
     needs: tuple[str, ...]
     extra: str
     note: str = ""
+    then: str = ""
 
     @property
     def missing(self) -> list[str]:
@@ -58,6 +62,10 @@ BACKENDS = (
     ),
     Backend("parser", "jieba", f"{_HERE}.phrases:JiebaPhrases", ("jieba",), "text", "Chinese"),
     Backend("edges", "opencv", f"{_HERE}.opencv:Canny", ("cv2",), "datagen", "Canny"),
+    Backend(
+        *("pose", "mediapipe", f"{_HERE}.mediapipe_pose:MediaPipePose", ("ai_edge_litert", "mediapipe", "cv2"), "pose"),
+        *("BlazePose", "pip install --no-deps mediapipe==0.10.21"),
+    ),
 )
 
 
@@ -73,7 +81,7 @@ def load(kind: str, name: str) -> Any:
     if backend.missing:
         raise BackendError(
             f"The {kind} {name!r} needs {', '.join(backend.missing)}, not installed here.",
-            f"Install it: pip install 'lt-toolkit[{backend.extra}]'",
+            f"Install it: pip install 'lt-toolkit[{backend.extra}]'" + (backend.then and f" && {backend.then}"),
         )
     module, _, attribute = backend.target.partition(":")
     made = getattr(importlib.import_module(module), attribute)
