@@ -21,12 +21,12 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -53,6 +53,15 @@ class Place(NamedTuple):
     epoch: int
     shard: int
     index: int
+
+
+class Ordering(Protocol):
+    """A position in a run's order to the sample that lies there, as a pure function."""
+
+    def __len__(self) -> int: ...
+    def __call__(self, position: int) -> Place: ...
+    def substitute(self, position: int, attempt: int) -> Place: ...
+    def augmentation(self, place: Place) -> np.random.Generator: ...
 
 
 class Order:
@@ -89,30 +98,31 @@ class Order:
 
     def substitute(self, position: int, attempt: int) -> Place:
         """Which sample stands in for a bad one at `position`; another one for each attempt."""
-        within = int(_generator(self.seed, 2, position, attempt).integers(self._length))
+        within = int(generator(self.seed, 2, position, attempt).integers(self._length))
         shard = int(np.searchsorted(self._ends, within, side="right"))
         return Place(position // self._length, shard, within - int(self._ends[shard] - self.sizes[shard]))
 
     def augmentation(self, place: Place) -> np.random.Generator:
         """The generator for a sample's augmentation: differs per epoch, not with workers or ranks."""
-        return _generator(self.seed, 3, *place)
+        return generator(self.seed, 3, *place)
 
     def _row(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The shards' numbers as this epoch lays them end to end, and where each of them ends."""
         shards = np.arange(len(self.sizes))
         if self.window:
-            _generator(self.seed, 0, epoch).shuffle(shards)
+            generator(self.seed, 0, epoch).shuffle(shards)
         return shards, np.cumsum(self.sizes[shards])
 
     def _permutation(self, epoch: int, number: int) -> np.ndarray:
         length = min(self.window, self._length - number * self.window)
-        return _generator(self.seed, 1, epoch, number).permutation(length)
+        return generator(self.seed, 1, epoch, number).permutation(length)
 
     def __reduce__(self):  # caches do not cross process borders
         return Order, (self.sizes, self.seed, self.window)
 
 
-def _generator(*numbers: int) -> np.random.Generator:
+def generator(*numbers: int) -> np.random.Generator:
+    """Random numbers that depend on these numbers alone: the seed, what is drawn, and for which place."""
     return np.random.Generator(np.random.PCG64(numbers))
 
 
@@ -175,6 +185,14 @@ class ShardSet:
                 "It was changed while in use, or its manifest is wrong: `lt shards verify`.",
             )
         return opened.read(opened.keys[index])
+
+    def groups(self, group_of: Callable[[Collection[str]], int]) -> list[np.ndarray]:
+        """The group of every sample by the names of its fields: int32 [samples], one array a shard. Reads all indexes."""
+        found = []
+        for shard in range(len(self.sizes)):
+            samples = self._shard(shard).index.samples.values()
+            found.append(np.array([group_of(places.keys()) for places in samples], dtype=np.int32))
+        return found
 
     def is_local(self, shard: int) -> bool:
         return Location(self.urls[shard]).is_local
@@ -276,7 +294,7 @@ class Examples(Dataset):
     """What loader workers run: positions to a collated batch. `replace` is off in validation: bad samples are left out."""
 
     shards: ShardSet
-    order: Order
+    order: Ordering
     example: Example
     replace: bool = True
     _bad: list[Bad] = field(default_factory=list)
@@ -334,18 +352,33 @@ def _patiently(shards: ShardSet, place: Place) -> Sample:
 
 
 def training_loader(
-    examples: Examples, slices: Iterator[range], workers: int, prefetch: int, pin: bool
+    examples: Examples, slices: Iterable[Sequence[int]], workers: int, prefetch: int, pin: bool
 ) -> "Iterator[Batch]":
     """Batches for the given positions, one after the other, made by `workers` processes."""
     return _opened(_loader(examples, slices, workers, prefetch, pin))
 
 
 class Validation:
-    """Validation batches in their order, as often as they are iterated; the workers stay."""
+    """Validation batches in their order, as often as they are iterated; the workers stay.
 
-    def __init__(self, examples: Examples, limit: int, size: int, workers: int, pin: bool):
-        count = min(limit, len(examples.order))
-        slices = [range(first, min(first + size, count)) for first in range(0, count, size)]
+    Args:
+        groups: where batches may hold one group only, see `ShardSet.groups`: then group after group.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        limit: int,
+        size: int,
+        workers: int,
+        pin: bool,
+        groups: Sequence[np.ndarray] | None = None,
+    ):
+        together: dict[int, list[int]] = {}
+        for position in range(min(limit, len(examples.order))):
+            place = examples.order(position)
+            together.setdefault(int(groups[place.shard][place.index]) if groups else 0, []).append(position)
+        slices = [own[first : first + size] for own in together.values() for first in range(0, len(own), size)]
         self._loader = _loader(examples, slices, min(workers, len(slices)), 2, pin)
 
     def __iter__(self) -> Iterator[Batch]:

@@ -17,7 +17,7 @@ The loop owns everything else: batches, optimizer, schedule, accumulation, EMA, 
 A *batch* is a dict: tensors [b, ...] on the device, lists for what is not a number, and under `"key"` the samples' keys.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +65,8 @@ class Objective:
     """Trained and stored in every checkpoint. Parameters with `requires_grad=False` are stored, not trained."""
     frozen: Mapping[str, nn.Module] = {}
     """Pretrained helpers that are only used: moved to the device and to eval mode, never stored."""
+    group_of: Callable[[Collection[str]], int] | None = None
+    """Where samples differ in shape: the group of a sample by the names of its fields. Batches then hold one group only."""
     fsdp_blocks: tuple[type[nn.Module], ...] = ()
     """Classes of the blocks that FSDP shards one by one (transformer layers, U-Net stages)."""
 

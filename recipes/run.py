@@ -10,10 +10,11 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from lt.recipes import checkpoints, estimate
-from lt.recipes.batches import Examples, Order, Validation, micro_size
+from lt.recipes.batches import Examples, Order, Ordering, Validation, micro_size
 from lt.recipes.checkpoints import Record
 from lt.recipes.config import flat
 from lt.recipes.ema import Ema
+from lt.recipes.grouped import GroupedOrder
 from lt.recipes.guard import SpikeGuard
 from lt.recipes.optim import make_optimizer
 from lt.recipes.parallel import DataParallel, make_accelerator
@@ -82,8 +83,17 @@ class Run:
         self.objective = self.plan.recipe.objective(self.settings)
         for module in [*self.objective.modules.values(), *self.objective.frozen.values()]:
             module.to(self.device)
-        order = Order(self.data.train.sizes, self.train.seed, self.settings.data.window)
-        self.examples = Examples(self.data.train, order, self.objective.example())
+        self.examples = Examples(self.data.train, self._order(), self.objective.example())
+
+    def _order(self) -> Ordering:
+        shards, seed, window = self.data.train, self.train.seed, self.settings.data.window
+        if self.objective.group_of is None:
+            return Order(shards.sizes, seed, window)
+        order = GroupedOrder(shards.groups(self.objective.group_of), self.train.batch, seed, window)
+        self.note(
+            f"  batches of one size: each epoch leaves out {order.left_out:,} of {len(shards):,} samples, which fill no batch"
+        )
+        return order
 
     def estimate(self) -> estimate.Estimate:
         """Say what the run will take: measured on a few samples, unless the weights are to be sharded first."""
@@ -147,7 +157,10 @@ class Run:
         if shards is None:
             return None
         examples = Examples(shards, Order(shards.sizes, window=0), self.examples.example, replace=False)
-        return Validation(examples, data.validation_samples, self.micro, data.workers, pin=self.device.type == "cuda")
+        group_of = self.objective.group_of
+        groups = shards.groups(group_of) if group_of else None
+        pin = self.device.type == "cuda"
+        return Validation(examples, data.validation_samples, self.micro, data.workers, pin, groups)
 
     def identity(self) -> dict[str, object]:
         """What a log and a checkpoint store about the run."""

@@ -52,9 +52,8 @@ def color_picture(picture: np.ndarray, size: Size) -> np.ndarray:
     Args:
         picture: uint8 RGB [h, w, 3] of any size; scaled and cut to `size` first, as training pictures are.
     """
-    short = min(size)
-    cells = tuple(max(CELLS, round(side * CELLS / short)) for side in size)
-    coarse = Image.fromarray(fitted(picture, *size)).resize(cells, Image.Resampling.BOX)
+    across, down = (round(side * CELLS / min(size)) for side in size)
+    coarse = Image.fromarray(fitted(picture, *size)).resize((across, down), Image.Resampling.BOX)
     return np.asarray(coarse.resize(size, Image.Resampling.NEAREST))
 
 

@@ -5,7 +5,7 @@ Pretrained encoders stay frozen: their features are computed once, into the cach
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -88,9 +88,18 @@ class TextEncoder:
         """d."""
         return int(self.model.config.hidden_size)
 
-    @torch.no_grad()
+    @property
+    def pooled_width(self) -> int:
+        """Width of the text's pooled vector; 0 where the encoder has none that was trained against pictures."""
+        return int(self.model.config.projection_dim) if hasattr(self.model, "text_projection") else 0
+
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Features [b, length, d], float32, on the model's device.
+        """Features [b, length, d], float32, on the model's device."""
+        return self.read(texts)[0]
+
+    @torch.no_grad()
+    def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        """Features [b, length, d], and where there is one the projected pooled vector [b, p]; float32, on the model's device.
 
         CLIP's are taken as Stable Diffusion does, padding included; where an encoder masks its padding (T5, BERT), padded
         places are zero, since control branches cannot mask them.
@@ -99,9 +108,11 @@ class TextEncoder:
             list(texts), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
         ).to(self.model.device)
         if self.model.config.model_type.startswith("clip"):
-            return self.model(input_ids=batch.input_ids).last_hidden_state.float()
+            output = self.model(input_ids=batch.input_ids)
+            pooled = output.text_embeds.float() if self.pooled_width else None
+            return output.last_hidden_state.float(), pooled
         features = self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
-        return features.float() * batch.attention_mask[:, :, None]
+        return features.float() * batch.attention_mask[:, :, None], None
 
 
 def text_digest(where: Sequence[str]) -> str:
@@ -129,9 +140,22 @@ def load_text_encoders(where: tuple[str, ...], length: int, digest: str) -> tupl
     return tuple(_load(folder, length) for folder in where)
 
 
-def encode_texts(encoders: Sequence[TextEncoder], texts: Sequence[str]) -> Tensor:
-    """Features of all encoders side by side: [b, length, sum of widths]."""
-    return torch.cat([encoder(texts) for encoder in encoders], dim=-1)
+def encode_texts(encoders: Sequence[TextEncoder], texts: Sequence[str], pooled: bool = False) -> dict[str, Tensor]:
+    """A condition's `text` [b, length, sum of widths]: features of all encoders side by side, channel by channel.
+
+    Args:
+        pooled: also give `pooled` [b, p], the vector of the last encoder that has one (`pooled_width`).
+    """
+    features, vectors = zip(*(encoder.read(texts) for encoder in encoders), strict=True)
+    condition = {"text": torch.cat(features, dim=-1)}
+    if pooled:
+        condition["pooled"] = [vector for vector in vectors if vector is not None][-1]
+    return condition
+
+
+def pooled_width(encoders: Sequence[TextEncoder]) -> int:
+    """Width of the pooled vector that `encode_texts` gives; 0 where no encoder has one."""
+    return next((encoder.pooled_width for encoder in reversed(encoders) if encoder.pooled_width), 0)
 
 
 def _load(folder: str, length: int) -> TextEncoder:
@@ -139,9 +163,9 @@ def _load(folder: str, length: int) -> TextEncoder:
 
     without_bars()
     weights, words = _parts(Path(folder))
-    kind = json.loads((weights / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+    config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
     try:
-        model = _model_class(kind).from_pretrained(weights, use_safetensors=True)
+        model = _model_class(config).from_pretrained(weights, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(words)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -149,9 +173,12 @@ def _load(folder: str, length: int) -> TextEncoder:
     return TextEncoder(model.eval().requires_grad_(False), tokenizer, length)
 
 
-def _model_class(kind: str) -> Any:
+def _model_class(config: Mapping[str, Any]) -> Any:
     import transformers
 
+    kind = config.get("model_type", "")
+    if "CLIPTextModelWithProjection" in (config.get("architectures") or ()):
+        return transformers.CLIPTextModelWithProjection
     classes = {
         "clip": transformers.CLIPTextModel,
         "clip_text_model": transformers.CLIPTextModel,
@@ -167,9 +194,11 @@ def _model_class(kind: str) -> Any:
 
 
 def _parts(folder: Path) -> tuple[Path, Path]:
-    """Folders of weights and of the tokenizer."""
-    inside = folder / "text_encoder"
-    weights, words = (inside, folder / "tokenizer") if inside.is_dir() else (folder, folder)
+    """Folders of weights and of the tokenizer: those of a pipeline, one of its encoders (`DIR/text_encoder_2`), or one folder."""
+    inside, beside = folder / "text_encoder", folder.with_name(folder.name.replace("text_encoder", "tokenizer"))
+    weights, words = (
+        (inside, folder / "tokenizer") if inside.is_dir() else (folder, beside if beside.is_dir() else folder)
+    )
     if not (weights / "config.json").is_file():
         raise LtError(
             f"{folder} holds no text encoder: there is no {weights / 'config.json'}.",

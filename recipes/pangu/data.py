@@ -12,11 +12,12 @@ import numpy as np
 from lt.datagen.shards import LtError, Sample, SampleError
 from lt.datagen.shards.manifest import MANIFEST, Manifest
 from lt.models.nn.control import HINT
-from lt.recipes.diffusion.cache import cached, picture_stage, text_stage
+from lt.recipes.diffusion.cache import bucket_of, cached, latent_field, picture_stage, text_stage
+from lt.recipes.diffusion.controls import STORED
 from lt.recipes.diffusion.pictures import channels_first, fitted
 from lt.recipes.diffusion.texts import LENGTH, wordings, world_tokenizer
 from lt.recipes.diffusion.worlds import build, together
-from lt.recipes.pangu.settings import PanguSettings
+from lt.recipes.pangu.settings import UNETS, PanguSettings
 from lt.recipes.registry import Note
 
 SEED = "seed"
@@ -28,51 +29,60 @@ class Row:
     """A sample of the cache to `latent` float32 [c, h, w], `seed` int64, `caption`, and
 
     * `tokens` int64 [l], or with frozen encoders `text` float32 [l, d] (from `embed.npy`);
-    * with a control `hint.<name>` uint8 [3, size, size].
+    * where the U-Net reads them, `pooled` float32 [p] (from `pooled.npy`) and `ids` float32 [1], the bucket's number;
+    * with a control `hint.<name>` uint8 [3, height, width].
 
     In training the wording is drawn, over both languages; in validation it depends on the key alone.
 
     Args:
         autoencoder, texts: digests of what must have made the cached tensors; `texts` is "" without frozen encoders.
-        size: side of the picture in pixels.
         control: name of the control picture, or "".
+        bucketed: whether latents lie in buckets.
+        vector: whether the U-Net reads pooled text and the bucket's number.
     """
 
     autoencoder: str
     texts: str
-    size: int
     control: str = ""
+    bucketed: bool = False
+    vector: bool = False
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
-        self._check(sample, "latent", self.autoencoder)
+        bucket = bucket_of(sample.fields) if self.bucketed else None
+        latent = self._checked(sample, latent_field(bucket), "latent", self.autoencoder)
         number = number_of(sample.key)
         said = wordings(sample)
         chosen = int(rng.integers(len(said))) if rng is not None else number % len(said)
-        row = {"latent": sample["latent.npy"], SEED: number, "caption": said[chosen]}
+        row = {"latent": latent, SEED: number, "caption": said[chosen]}
         if self.texts:
-            self._check(sample, "embed", self.texts)
-            row["text"] = sample["embed.npy"][chosen].astype(np.float32)
+            row["text"] = self._checked(sample, "embed.npy", "embed", self.texts)[chosen].astype(np.float32)
         else:
             row["tokens"] = world_tokenizer()([said[chosen]]).ids[0].numpy()
+        if self.vector:
+            row["pooled"] = sample["pooled.npy"][chosen].astype(np.float32)
+            row["ids"] = np.array([bucket], dtype=np.float32)
         if self.control:
-            row[HINT + self.control] = hint(sample, self.control, self.size)
+            width, height = sample.meta["latent"]["size"]
+            row[HINT + self.control] = hint(sample, self.control, width, height)
         return row
 
-    def _check(self, sample: Sample, name: str, digest: str) -> None:
-        made_by = (sample.meta.get(name) or {}).get("model")
-        if f"{name}.npy" not in sample or made_by != digest:
+    def _checked(self, sample: Sample, field: str, entry: str, digest: str) -> np.ndarray:
+        """A cached tensor, if json's `entry` says that the encoder of this digest made it."""
+        made_by = (sample.meta.get(entry) or {}).get("model")
+        if field not in sample or made_by != digest:
             raise LtError(
-                f"{sample.key}.{name}.npy was made by another encoder ({str(made_by)[:12]}, this run has {digest[:12]}).",
+                f"{sample.key}.{field} was made by another encoder ({str(made_by)[:12]}, this run has {digest[:12]}).",
                 "Name the shards with the pictures as --data: their cache is made anew.",
             )
+        return sample[field]
 
 
-def hint(sample: Sample, control: str, size: int) -> np.ndarray:
-    """The control picture of a sample, uint8 [3, size, size]. Raises SampleError `no-pose`, `no-edge`."""
+def hint(sample: Sample, control: str, width: int, height: int) -> np.ndarray:
+    """The control picture of a cached sample, uint8 [3, height, width]. Raises SampleError `no-pose`, `no-edge`."""
     name = f"{control}.png"
     if name not in sample:
         raise SampleError(f"no-{control}", f"there is no {name}")
-    return channels_first(fitted(sample[name][..., :3] if sample[name].ndim == 3 else sample[name], size, size))
+    return channels_first(fitted(sample[name][..., :3] if sample[name].ndim == 3 else sample[name], width, height))
 
 
 def number_of(key: str) -> int:
@@ -81,8 +91,8 @@ def number_of(key: str) -> int:
 
 
 def world(settings: PanguSettings, note: Note) -> tuple[list[str], str]:
-    """Figures and scenes; figures alone where a control picture is needed."""
-    return build(settings.world, note, only_figures=bool(settings.model.control))
+    """Figures and scenes; figures alone where a control picture is needed that scenes do not hold."""
+    return build(settings.world, note, only_figures=settings.model.control in STORED)
 
 
 def prepare(settings: PanguSettings, train: Sequence[str], validation: str, note: Note) -> tuple[list[str], str]:
@@ -92,14 +102,15 @@ def prepare(settings: PanguSettings, train: Sequence[str], validation: str, note
         LtError: there is no autoencoder or text encoder, or the shards cannot be read.
     """
     model, stage = settings.model, settings.model.stage
-    stages: list[Any] = [picture_stage(model.autoencoder, stage.size, stage.size, stage.keep_from)]
+    side, pooled = stage.size, bool(UNETS[model.unet].pooled_width)
+    stages: list[Any] = [picture_stage(model.autoencoder, side, side, stage.keep_from, model.buckets, model.control)]
     if model.text:
-        stages.append(text_stage(model.text, model.text_length))
+        stages.append(text_stage(model.text, model.text_length, pooled))
     tests = cached([validation], stages, note) if validation else []
     folders = cached(train, stages, note)
-    note(
-        f"  {model.generator}: {_share(folders)} at {stage.size} pixels, t from {stage.timesteps[0]} to {stage.timesteps[-1]}"
-    )
+    where = f"in {len(model.buckets)} sizes about" if model.buckets else "at"
+    steps = f"t from {stage.timesteps[0]} to {stage.timesteps[-1]}"
+    note(f"  {model.generator}: {_share(folders)} {where} {side} pixels, {steps}")
     return folders, together(tests) if tests else ""
 
 

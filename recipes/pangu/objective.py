@@ -10,6 +10,7 @@ what they share is the caption's token numbers (models/nn/captions.py). A branch
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,15 +26,19 @@ from lt.models.nn.diffusion import Condition, Denoiser, Guided, drop_condition, 
 from lt.models.nn.pipelines import stable_diffusion_pipeline
 from lt.models.nn.sampling import Solver, make_scheduler
 from lt.models.nn.unet import TextUNet, UNetShape
+from lt.models.pangu import SizeBuckets
 from lt.recipes import checkpoints
 from lt.recipes.diffusion import autoencoders
+from lt.recipes.diffusion.cache import bucket_of
 from lt.recipes.diffusion.pictures import sheet, to_bytes
 from lt.recipes.diffusion.quiet import without_bars
 from lt.recipes.diffusion.texts import (
     LENGTH,
+    TextEncoder,
     encode_texts,
     hugging_face_tokenizer,
     load_text_encoders,
+    pooled_width,
     text_digest,
     world_tokenizer,
 )
@@ -73,7 +78,8 @@ class PanguObjective(Objective):
         self.located = autoencoders.locate(model.autoencoder)
         self.texts = text_digest(model.text)
         self.space: AutoencoderSpace = autoencoders.load(self.located)
-        self.unet: Any = self._shape().build()
+        self.shape = self._shape()
+        self.unet: Any = self.shape.build()
         self.encoder = self._own_encoder()
         own = {"unet": self.unet, "origins": Origins(self.located.digest, self.texts)}
         self.modules = own | ({"text": self.encoder} if self.encoder is not None else {})
@@ -84,6 +90,10 @@ class PanguObjective(Objective):
                 module.requires_grad_(False)
             self.branch = control_branch(self.unet, self.space.factor, model.hint_widths)
             self.modules = {**self.modules, "branch": self.branch}
+        if model.checkpointing:
+            for module in filter(None, (self.unet, self.branch)):
+                module.enable_gradient_checkpointing()
+        self.group_of = bucket_of if model.buckets else None
         self.denoiser = Denoiser(
             self.network({model.control: self.branch} if model.control else {}),
             prediction_type=model.prediction,
@@ -99,16 +109,27 @@ class PanguObjective(Objective):
         return replace(shape, sample_size=side, in_channels=channels, out_channels=channels)
 
     def _own_encoder(self) -> nn.Module | None:
-        model, width = self.settings.model, UNETS[self.settings.model.unet].text_width
-        if model.text:
-            encoders = load_text_encoders(model.text, model.text_length, self.texts)
-            found = sum(encoder.width for encoder in encoders)
-            if found != width:
-                raise LtError(
-                    f"The text features of {', '.join(model.text)} are {found} wide, the U-Net reads {width}."
-                )
+        width = self.shape.text_width
+        if self.settings.model.text:
+            self._check_widths()
             return None
         return small_text_encoder(world_tokenizer().vocabulary, LENGTH, width)
+
+    def _check_widths(self) -> None:
+        named, shape = ", ".join(self.settings.model.text), self.shape
+        found, vector = sum(encoder.width for encoder in self._encoders), pooled_width(self._encoders)
+        if found != shape.text_width:
+            raise LtError(f"The text features of {named} are {found} wide, the U-Net reads {shape.text_width}.")
+        if shape.pooled_width and vector != shape.pooled_width:
+            raise LtError(
+                f"The pooled text of {named} is {vector or 'not there'}, the U-Net reads one of {shape.pooled_width}.",
+                "The last encoder of model.text with a projection gives it (CLIPTextModelWithProjection).",
+            )
+
+    @property
+    def _encoders(self) -> tuple[TextEncoder, ...]:
+        model = self.settings.model
+        return load_text_encoders(model.text, model.text_length, self.texts)
 
     def network(self, branches: dict[str, nn.Module]) -> CaptionedNetwork:
         """The U-Net with its text encoder and some control branches."""
@@ -122,16 +143,38 @@ class PanguObjective(Objective):
 
     def example(self) -> Row:
         model = self.settings.model
-        return Row(self.located.digest, self.texts, model.stage.size, model.control)
+        return Row(self.located.digest, self.texts, model.control, bool(model.buckets), bool(self.shape.ids))
 
     def caption_condition(self, captions: list[str]) -> dict[str, Tensor]:
         """Captions as the network wants them, [b, ...] on its device."""
         device = self.unet.device
         if self.encoder is not None:
             return {TOKENS: world_tokenizer()(captions).ids.to(device)}
-        model = self.settings.model
-        encoders = load_text_encoders(model.text, model.text_length, self.texts)
-        return {"text": encode_texts(encoders, captions).to(device)}
+        found = encode_texts(self._encoders, captions, bool(self.shape.pooled_width))
+        return {name: value.to(device) for name, value in found.items()}
+
+    def size_condition(self, width: int, height: int, count: int) -> dict[str, Tensor]:
+        """What the network is told of the pictures' size: `ids` [count, 1], the bucket's number; nothing where it reads none.
+
+        Raises:
+            LtError: the generator has learned no such size.
+        """
+        if not self.shape.ids:
+            return {}
+        buckets = SizeBuckets(self.settings.model.buckets)
+        try:
+            return {"ids": buckets.ids([buckets.index(width, height)] * count).to(self.unet.device)}
+        except ValueError as error:
+            raise LtError(f"{error}.", "Choose one with --size.") from None
+
+    @cached_property
+    def _unsaid(self) -> dict[str, Tensor]:
+        """Frozen encoders' features of the empty caption, [1, ...]."""
+        return self.caption_condition([""])
+
+    def _empty(self) -> dict[str, Tensor]:
+        """The condition of the empty caption, [1, ...]."""
+        return self.caption_condition([""]) if self.encoder is not None else self._unsaid
 
     def unread(self, prompt: str) -> int:
         """How many tokens of a prompt have no place in the own text encoder; frozen ones cut in silence."""
@@ -141,11 +184,11 @@ class PanguObjective(Objective):
         return max(0, len(tokenizer.encode([prompt])[0]) + 2 - tokenizer.length)
 
     def _condition(self, batch: Batch) -> dict[str, Tensor]:
-        words = {name: batch[name] for name in (TOKENS, "text") if name in batch}
+        words = {name: batch[name] for name in (TOKENS, "text", "pooled", "ids") if name in batch}
         return words | {name: value.float() / 255 for name, value in batch.items() if name.startswith(HINT)}
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
-        condition = drop_condition(self._condition(batch), self.caption_condition([""]), self.settings.model.drop_text)
+        condition = drop_condition(self._condition(batch), self._empty(), self.settings.model.drop_text)
         return self.denoiser.loss(batch["latent"], condition)
 
     def validate(self, batches: Iterable[Batch]) -> Report:
@@ -209,10 +252,11 @@ class PanguObjective(Objective):
         mine = {name: module for name, module in self.modules.items() if name != "branch"}
         if base.located.digest != self.located.digest or base.texts != self.texts:
             raise LtError(f"The generator in {model.base} was trained with another autoencoder or text encoder.")
-        if base.settings.model.control or base.settings.model.stage != model.stage:
+        theirs = base.settings.model
+        if theirs.control or (theirs.stage, theirs.buckets) != (model.stage, model.buckets):
             raise LtError(
                 f"{model.base} is no {model.generator} generator at {model.stage.size} pixels.",
-                "Name one: --set model.base=RUN, or change model.generator, high and low.",
+                "Name one: --set model.base=RUN, or change model.generator, high, low and buckets.",
             )
         for name, module in mine.items():
             try:
@@ -242,8 +286,7 @@ class PanguObjective(Objective):
         """Text encoder and tokenizer as transformers' classes."""
         if self.encoder is not None:
             return self.encoder, hugging_face_tokenizer(world_tokenizer())
-        model = self.settings.model
-        first, *others = load_text_encoders(model.text, model.text_length, self.texts)
+        first, *others = self._encoders
         if others or not first.model.config.model_type.startswith("clip"):
             raise LtError(
                 "Only a generator with one CLIP text encoder can be written as a Stable Diffusion pipeline.",

@@ -1,19 +1,25 @@
 """Settings of `lt train pangu`, and what follows from them."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from lt.models import pangu
-from lt.models.nn.unet import SD15, SD21, TINY, TINY_WHOLE, UNetShape
-from lt.models.pangu import TrainingStage
-from lt.recipes.config import Section, Settings
+from lt.models.nn.unet import PANGU, SD15, SD21, TINY, TINY_WHOLE, UNetShape
+from lt.models.pangu import BUCKETS_512, BUCKETS_1024, TrainingStage
+from lt.recipes.config import Section, Settings, free
 from lt.recipes.diffusion.worlds import WorldSettings
 
-UNETS: dict[str, UNetShape] = {"tiny": TINY, "tiny-whole": TINY_WHOLE, "sd15": SD15, "sd21": SD21}
+UNETS: dict[str, UNetShape] = {"tiny": TINY, "tiny-whole": TINY_WHOLE, "sd15": SD15, "sd21": SD21, "pangu": PANGU}
+BUCKETS = {512: BUCKETS_512.sizes, 1024: BUCKETS_1024.sizes}
+"""The released lists of sizes, by the side of their square."""
 CONTROLS = ("pose", "edge", "layout", "color")
 """Control pictures, see recipes/diffusion/controls.py: the first two are held by shards, the others are computed."""
 DEFAULT_AUTOENCODER = "runs/vae-tiny"
+
+
+def _released(value: Any) -> Any:
+    return BUCKETS.get(value, value) if isinstance(value, int) else value
 
 
 class ModelSettings(Section):
@@ -21,20 +27,25 @@ class ModelSettings(Section):
 
     generator: Literal["structure", "texture", "whole"] = "structure"
     """`structure` learns t >= t_struct, `texture` t < t_struct (PanGu-Draw's two halves); `whole` learns all, for comparison."""
-    unet: Literal["tiny", "tiny-whole", "sd15", "sd21"] = "tiny"
-    """Shape of the U-Net; `tiny` has half the size and cost of `tiny-whole`."""
+    unet: Literal["tiny", "tiny-whole", "sd15", "sd21", "pangu"] = "tiny"
+    """Shape of the U-Net; `tiny` has half the size and cost of `tiny-whole`; `pangu`, the paper's, also reads the pooled
+    text and the bucket's number."""
     t_struct: int = Field(default=pangu.T_STRUCT, gt=0, lt=1000)
     """Where the time line is split (of 1000 steps)."""
     high: int = Field(default=64, ge=8)
     """Side in pixels of the squares that `structure` and `whole` learn from; smaller pictures are enlarged."""
     low: int = Field(default=32, ge=8)
     """Side in pixels of the squares that `texture` learns from; pictures whose shorter side is less are left out."""
+    buckets: Annotated[tuple[tuple[int, int], ...], BeforeValidator(_released)] = ()
+    """Instead of squares: sizes [width, height] in pixels, of which each picture takes the nearest in aspect; 512 or 1024 is
+    the paper's list. Which pictures are left out, `low` and `high` still say. Batches hold one size each."""
     drop_small: bool = False
     """With `whole`: leave pictures out whose shorter side is less than `high`, instead of enlarging them."""
     autoencoder: str = DEFAULT_AUTOENCODER
     """The latent space: a run of `lt train vae`, or a diffusers folder."""
     text: tuple[str, ...] = ()
-    """Folders of frozen text encoders (transformers or diffusers format), set side by side; none = a small one of its own."""
+    """Folders of frozen text encoders (transformers or diffusers format), set side by side; none = a small one of its own. The
+    pooled text is that of the last one with a projection (CLIPTextModelWithProjection)."""
     text_length: int = Field(default=77, ge=4)
     """Places for tokens with frozen encoders; the small one has 64."""
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
@@ -49,6 +60,8 @@ class ModelSettings(Section):
     """Train this control branch instead of the generator, which stays as it is in `base`."""
     base: str = ""
     """With `control`: run or checkpoint of the generator that the branch steers."""
+    checkpointing: bool = free(False)
+    """Compute the U-Net's blocks again in the backward pass instead of keeping what they computed: less memory, more time."""
     hint_widths: tuple[int, ...] = (16, 32, 64, 128)
     """With `control`: widths of the encoder of the control picture, of which the first are taken, one more than the latent's
     halvings."""
@@ -57,6 +70,17 @@ class ModelSettings(Section):
     def _control_has_a_base(self) -> "ModelSettings":
         if bool(self.control) != bool(self.base):
             raise ValueError("control and base go together: a branch steers the generator of a run")
+        return self
+
+    @model_validator(mode="after")
+    def _bucket_is_told(self) -> "ModelSettings":
+        shape = UNETS[self.unet]
+        if shape.ids and not self.buckets:
+            raise ValueError(f"the U-Net {self.unet} is told the number of a bucket: set model.buckets, such as 1024")
+        if shape.pooled_width and not self.text:
+            raise ValueError(f"the U-Net {self.unet} reads pooled text: name frozen encoders in model.text")
+        if any(min(size) < 8 for size in self.buckets) or len(self.buckets) not in (0, *range(2, 100)):
+            raise ValueError("buckets are 2 to 99 sizes [width, height] of at least 8 pixels")
         return self
 
     @property
