@@ -34,6 +34,7 @@ SYSTEMS: dict[str, str] = {
     "wukong": "lt.recipes.wukong.objective",
     "vae": "lt.recipes.vae.objective",
     "pangu": "lt.recipes.pangu.objective",
+    "judge": "lt.recipes.judge.objective",
 }
 """Name to the module that holds its `RECIPE`."""
 

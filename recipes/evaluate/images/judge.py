@@ -1,0 +1,187 @@
+"""The world's judge: attributes, key points and features of pictures of drawn figures, and what is measured with them.
+
+    judge = Judge.load()                                  # trained on the first call, found again later
+    text_accuracy(judge, pictures, samples)["all"]        # are the pictures of what the samples' captions say?
+    pck(judge.key_points(pictures), true, visible)        # do they stand as they should?
+
+It is an extractor for miniatures: its distances are no FID and compare with nothing but themselves.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lt.datagen.shards import LtError, Sample
+from lt.datagen.shards.storage import digest_of, lt_home
+from lt.datagen.sources import figures
+from lt.datagen.sources.figures import FiguresSource
+from lt.datagen.sources.numbered import made_from
+from lt.models.nn import judge as network
+from lt.models.nn.judge import Looked, found_points
+from lt.recipes import checkpoints
+from lt.recipes.checkpoints import Record
+from lt.recipes.config import flat
+from lt.recipes.diffusion.pictures import channels_first, fitted, to_signed
+from lt.recipes.evaluate.bootstrap import Interval, resampled
+from lt.recipes.judge import labels, objective
+from lt.recipes.judge.labels import ATTRIBUTES, IN_EVERY_WORDING, described
+from lt.recipes.judge.measures import NEAR, points_found
+from lt.recipes.judge.objective import JudgeObjective
+from lt.recipes.loop import train
+from lt.recipes.plan import Plan, make_plan
+from lt.recipes.registry import Note
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A trained judge. `digest` is that of its weights; `record` holds its held-out accuracies."""
+
+    objective: JudgeObjective
+    record: Record
+    digest: str
+    device: torch.device
+
+    @classmethod
+    def load(cls, note: Note = print) -> "Judge":
+        """The judge with the settings of its card; trained first (minutes on one core) if it is not under LT_HOME yet.
+
+        Its folder is named by the digest of the settings and of the code of network and world: a stale one cannot be met.
+        """
+        plan = make_plan(objective.RECIPE, "tiny")
+        out = lt_home() / "judge" / _identity(plan)[:16]
+        if not _finished(plan, out):
+            note(f"The world's judge is not trained yet; it will be kept in {out}.")
+            train(Plan(plan.recipe, plan.preset, plan.why, plan.resolved, out), note)
+        return cls.open(out)
+
+    @classmethod
+    def open(cls, where: Path) -> "Judge":
+        """From a run of `lt train judge` or a checkpoint. Raises LtError if it is of another kind."""
+        trained, record = checkpoints.restore(where)
+        if not isinstance(trained, JudgeObjective):
+            raise LtError(f"{where} is a checkpoint of {record.system}, not a judge.", "Train one: lt train judge")
+        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        trained.judge.to(device)
+        return cls(trained, record, record.files["model.safetensors"], device)
+
+    name: ClassVar[str] = "world judge"
+    distances: ClassVar[tuple[str, str]] = ("world_frechet", "world_kernel")
+
+    @cached_property
+    def resize(self) -> str:
+        size = self.objective.settings.model.size
+        return f"bicubic, shorter side to {size}, centre crop"
+
+    def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Features float32 [n, d] of RGB pictures uint8 [h, w, 3]."""
+        return torch.cat([looked.features for looked in self._looked(pictures)]).numpy()
+
+    def attributes(self, pictures: Sequence[np.ndarray]) -> dict[str, list[str]]:
+        """The value of every attribute (see `ATTRIBUTES`) in each picture."""
+        guesses = [[part.argmax(1) for part in looked.logits] for looked in self._looked(pictures)]
+        columns = [torch.cat(parts).tolist() for parts in zip(*guesses, strict=True)]
+        named = zip(ATTRIBUTES.items(), columns, strict=True)
+        return {name: [values[index] for index in column] for (name, values), column in named}
+
+    def key_points(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """COCO-17 key points [n, 17, 2], (x, y) in pixels of each picture. A point that is not there is somewhere all the same.
+
+        Raises:
+            LtError: a picture is not square.
+        """
+        for picture in pictures:
+            if picture.shape[0] != picture.shape[1]:
+                raise LtError(
+                    f"The judge finds key points in square pictures, this one is {picture.shape[1]}x{picture.shape[0]}."
+                )
+        sides = np.array([picture.shape[1] for picture in pictures], np.float64)
+        shares = torch.cat([found_points(looked.heat) for looked in self._looked(pictures)]).numpy()
+        return shares * sides[:, None, None]
+
+    @torch.no_grad()
+    def _looked(self, pictures: Sequence[np.ndarray]) -> Iterator[Looked]:
+        size = self.objective.settings.model.size
+        for first in range(0, len(pictures), _BATCH):
+            part = [channels_first(fitted(picture, size, size)) for picture in pictures[first : first + _BATCH]]
+            looked = self.objective.judge(to_signed(torch.from_numpy(np.stack(part)).to(self.device)))
+            yield Looked(_here(looked.heat), tuple(_here(logits) for logits in looked.logits), _here(looked.features))
+
+
+def text_accuracy(judge: Judge, pictures: Sequence[np.ndarray], samples: Sequence[Sample]) -> dict[str, Interval]:
+    """Percent of the attributes that the captions name which the judge sees in the pictures: `all`, and each attribute.
+
+    Args:
+        pictures: RGB uint8, one a sample.
+        samples: the figures whose captions the pictures were drawn from (the samples that `json.prompt_of` names).
+
+    Returns:
+        Bootstrap intervals over pictures. What a picture cannot show (see `described`) does not count; hair, which most
+        wordings leave out, never does.
+
+    Raises:
+        SampleError: a sample is no figure of the built-in world.
+        ValueError: no pictures, or not one a sample.
+    """
+    seen = judge.attributes(pictures)
+    told = [described(sample) for sample in samples]
+    counted = np.array([[name in one for name in IN_EVERY_WORDING] for one in told], float)
+    right = np.array(
+        [
+            [seen[name][row] == one.get(name) for name in IN_EVERY_WORDING]
+            for row, one in zip(range(len(pictures)), told, strict=True)
+        ],
+        float,
+    )
+    tops = np.concatenate([right.sum(1, keepdims=True), right], axis=1)
+    bottoms = np.concatenate([counted.sum(1, keepdims=True), counted], axis=1)
+    return dict(zip(("all", *IN_EVERY_WORDING), resampled(100 * tops, bottoms), strict=True))
+
+
+def pck(found: np.ndarray, true: np.ndarray, visible: np.ndarray, threshold: float = NEAR) -> Interval:
+    """Percent of the visible key points found within `threshold` times the figure's size; bootstrap interval over pictures.
+
+    Args:
+        found, true: [n, 17, 2], in one unit.
+        visible: bool [n, 17].
+        threshold: share of the longer side of the box round the visible key points.
+
+    Raises:
+        ValueError: no pictures.
+    """
+    hits = points_found(found, true, visible, threshold)
+    return resampled(100.0 * hits.sum(1), np.asarray(visible, bool).sum(1))[0]
+
+
+def true_points(sample: Sample, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """A figure's exact key points in a square picture of side `size`: [17, 2], and which of them are seen: bool [17].
+
+    Raises:
+        SampleError: `no-key-points`, `not-square`.
+    """
+    points = objective.exact_points(sample)
+    return points[:, :2] * size, points[:, 2] == 2
+
+
+def _here(values: Tensor) -> Tensor:
+    return values.float().cpu()
+
+
+def _identity(plan: Plan) -> str:
+    """Digest of everything that the judge's weights depend on but the libraries."""
+    settings = plan.settings
+    source = FiguresSource(1)
+    values: Mapping[str, object] = flat(settings)
+    return digest_of([values, source.inputs(), made_from(figures, network, labels, objective)])
+
+
+def _finished(plan: Plan, out: Path) -> bool:
+    newest = checkpoints.latest(out / "checkpoints")
+    return newest is not None and Record.load(newest).step >= plan.settings.train.steps

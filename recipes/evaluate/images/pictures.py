@@ -1,0 +1,148 @@
+"""Sets of pictures to be measured, at one size, and their features: computed once, cached under LT_HOME by digest."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from lt.datagen.engine.stage import batched
+from lt.datagen.shards import LtError, Reject, Sample, SampleError, Shards, open_shards
+from lt.datagen.shards.storage import TEMP_MARK, digest_of, lt_home
+from lt.recipes.diffusion.pictures import fitted
+
+BATCH = 32
+_CACHE_VERSION = 1
+Size = tuple[int, int]
+
+
+class Extractor(Protocol):
+    """What turns pictures into features. `digest` is that of its weights, `resize` says how it brings pictures to its size."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def resize(self) -> str: ...
+
+    @property
+    def distances(self) -> tuple[str, str]:
+        """What the Fréchet and the kernel distance of these features are called."""
+        ...
+
+    def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """RGB pictures uint8 [h, w, 3] to float32 [n, d]."""
+        ...
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """The first `limit` pictures of shards; what cannot be decoded is counted in `passed_over`.
+
+    Args:
+        where: folder, tar, pattern or URL.
+        limit: None = all.
+        size: (width, height) that every picture is scaled and cut to; None = they are of one size, which they keep.
+    """
+
+    where: str
+    limit: int | None = None
+    size: Size | None = None
+    passed_over: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def shards(self) -> Shards:
+        return open_shards(self.where)
+
+    @cached_property
+    def digest(self) -> str:
+        return digest_of([self.shards.digest(), self.limit])
+
+    @cached_property
+    def own_size(self) -> Size:
+        """(width, height) of the pictures: that of the first one where none was asked for.
+
+        Raises:
+            LtError: there is no picture.
+        """
+        if self.size:
+            return self.size
+        for sample in self._decoded():
+            return sample.picture.shape[1], sample.picture.shape[0]
+        raise LtError(f"{self.where} holds no picture.", f"`lt shards info {self.where}` tells what it holds.")
+
+    def samples(self) -> Iterator[Sample]:
+        """Samples whose pictures can be decoded, in order, each with its picture at `own_size`.
+
+        Raises:
+            LtError: a picture of another size than the first, or one that would have to be enlarged.
+        """
+        width, height = self.own_size
+        for sample in islice(self._decoded(), self.limit):
+            picture = sample.picture
+            found = picture.shape[1], picture.shape[0]
+            if found != (width, height):
+                self._check_size(sample.key, found, (width, height))
+                sample[sample.picture_field] = fitted(picture, width, height)
+            yield sample
+
+    def _decoded(self) -> Iterator[Sample]:
+        self.passed_over.clear()
+        for sample in self.shards.samples(on_bad=self._bad):
+            try:
+                _ = sample.picture
+            except SampleError as error:
+                self._bad(Reject.of(sample, error.reason))
+                continue
+            yield sample
+
+    def _bad(self, reject: Reject) -> None:
+        self.passed_over[reject.reason] = self.passed_over.get(reject.reason, 0) + 1
+
+    def _check_size(self, key: str, found: Size, wanted: Size) -> None:
+        what = f"{key} of {self.where} is {found[0]}x{found[1]}, the drawn pictures are {wanted[0]}x{wanted[1]}"
+        if self.size is None:
+            raise LtError(f"{what}: they are not all of one size.", "Measure each size by itself.")
+        if found[0] < wanted[0] or found[1] < wanted[1]:
+            raise LtError(f"{what}: enlarging the reference would blur it.", "Name a reference of that size or larger.")
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Features float32 [n, d] of a set, and what was passed over."""
+
+    features: np.ndarray
+    passed_over: dict[str, int]
+    from_cache: bool
+
+
+def extract(pictures: PictureSet, extractor: Extractor, cache: bool = True) -> Extracted:
+    """Features of a set, from the cache where they are there.
+
+    Raises:
+        LtError: no picture could be used; see `PictureSet.samples`.
+    """
+    identity = [_CACHE_VERSION, extractor.digest, pictures.digest, pictures.own_size]
+    path = lt_home() / "features" / f"images-{digest_of(identity)[:40]}.safetensors"
+    if cache and path.is_file():
+        with safe_open(path, "pt") as file:
+            return Extracted(file.get_tensor("features").numpy(), json.loads(file.metadata()["passed_over"]), True)
+    groups = batched(pictures.samples(), BATCH)
+    parts = [extractor.features([sample.picture for sample in group]) for group in groups]
+    features = np.concatenate(parts).astype(np.float32)
+    if cache:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + TEMP_MARK)
+        told: dict[str, Any] = {"passed_over": json.dumps(pictures.passed_over)}
+        save_file({"features": torch.from_numpy(features).contiguous()}, temporary, told)
+        temporary.replace(path)
+    return Extracted(features, dict(pictures.passed_over), False)

@@ -1,0 +1,174 @@
+"""The judge as a recipe: key points and attributes of the built-in figures, from their pictures.
+
+It is a recipe, not a loop of its own, so that it resumes, logs, refuses other data and stores its settings and digests like every
+system. Training pictures are blurred and roughened a little, since drawn pictures are to be judged that are not as clean.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageFilter
+from pydantic import Field
+from torch import Tensor
+
+from lt.datagen.pose import COCO_KEYPOINTS
+from lt.datagen.shards import LtError, Sample, SampleError
+from lt.models.nn.judge import JudgeNet, found_points, spread
+from lt.recipes.config import Section, Settings
+from lt.recipes.diffusion.pictures import channels_first, fitted, to_signed
+from lt.recipes.judge.labels import ATTRIBUTES, described
+from lt.recipes.judge.measures import points_found
+from lt.recipes.objective import Batch, Figures, Objective, Report
+from lt.recipes.registry import Note, Recipe
+from lt.recipes.worlds import figures
+
+UNSEEN = -1
+"""The label of an attribute that a picture cannot show."""
+_BLUR, _ROUGH = 0.8, 8.0  # pixels; of 255
+
+
+class ModelSettings(Section):
+    """The network."""
+
+    size: int = Field(default=64, ge=32, multiple_of=16)
+    """Side of the pictures in pixels: others are scaled and cut to it."""
+    widths: tuple[int, int, int] = (40, 80, 128)
+    """Channels at a quarter, an eighth and a sixteenth of the side."""
+    features: int = Field(default=64, ge=1)
+    """Width of the features that Fréchet and kernel distances are taken of."""
+    attributes: float = Field(default=0.5, gt=0)
+    """Weight of the attributes' loss beside that of the key points."""
+
+
+class WorldSettings(Section):
+    """The built-in figures that are made when no data is named."""
+
+    figures: int = Field(default=8000, ge=1)
+    """Training figures."""
+    test: int = Field(default=500, ge=1)
+    """Test figures, of combinations that training never shows."""
+
+
+class JudgeSettings(Settings):
+    """Settings of `lt train judge`."""
+
+    model: ModelSettings = ModelSettings()
+    world: WorldSettings = WorldSettings()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure to `image` uint8 [3, s, s], `points` float32 [17, 3] (x and y as shares of the side, visibility) and `labels`
+    int64 [attributes]. A sample that is no figure, or no square one, is refused.
+    """
+
+    size: int
+
+    def __call__(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
+        told, points = described(sample), exact_points(sample)
+        image = channels_first(fitted(sample.picture, self.size, self.size))
+        labels = [values.index(told[name]) if name in told else UNSEEN for name, values in ATTRIBUTES.items()]
+        return {
+            "image": image if rng is None else roughened(image, rng),
+            "points": points,
+            "labels": np.array(labels),
+        }
+
+
+def exact_points(sample: Sample) -> np.ndarray:
+    """The key points of a sample's first person: float32 [17, 3], x and y as shares of the side, visibility 0 | 1 | 2.
+
+    Raises:
+        SampleError: `no-key-points`, `not-square`.
+    """
+    people = sample.meta.get("keypoints") if "json" in sample else None
+    if not people:
+        raise SampleError("no-key-points", "json.keypoints names no person")
+    width, height = sample.meta["width"], sample.meta["height"]
+    if width != height:
+        raise SampleError("not-square", f"{width}x{height}")
+    return np.array(people[0], np.float32) / np.array([width, height, 1], np.float32)
+
+
+def roughened(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Blur and noise of random strength, none in a third of all cases: uint8 [3, s, s]."""
+    strength = max(0.0, float(rng.uniform(-0.5, 1)))
+    blurred = Image.fromarray(image.transpose(1, 2, 0)).filter(ImageFilter.GaussianBlur(_BLUR * strength))
+    noise = rng.normal(0, _ROUGH * strength, image.shape) if strength else 0
+    return np.clip(np.asarray(blurred).transpose(2, 0, 1) + noise, 0, 255).round().astype(np.uint8)
+
+
+class JudgeObjective(Objective):
+    """Cross-entropy of heat maps and attributes; held-out accuracies in validation."""
+
+    def __init__(self, settings: JudgeSettings):
+        model = settings.model
+        self.settings = settings
+        classes = [len(values) for values in ATTRIBUTES.values()]
+        self.modules = {"judge": JudgeNet(len(COCO_KEYPOINTS), classes, model.widths, model.features)}
+
+    @property
+    def judge(self) -> JudgeNet:
+        return cast(JudgeNet, self.modules["judge"])
+
+    def example(self) -> Row:
+        return Row(self.settings.model.size)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+        looked, points, labels = self.judge(to_signed(batch["image"])), batch["points"], batch["labels"]
+        wanted = spread(points[..., :2], self.settings.model.size // 4)
+        there = points[..., 2] > 0
+        heat = F.cross_entropy(looked.heat.flatten(0, 1), wanted.flatten(0, 1), reduction="none").view_as(there)
+        heat_loss = (heat * there).sum() / there.sum().clamp(min=1)
+        pairs = zip(looked.logits, labels.T, strict=True)
+        told = torch.stack([F.cross_entropy(logits, label, ignore_index=UNSEEN) for logits, label in pairs]).nansum()
+        return heat_loss + self.settings.model.attributes * told, {"heat": heat_loss, "attributes": told}
+
+    def validate(self, batches: Iterable[Batch]) -> Report:
+        """Percent of attributes right (one by one and all together) and of key points found, seen ones and hidden ones; the score
+        is the lower of all attributes' and all seen points'."""
+        right, known, found = [], [], []
+        for batch in batches:
+            looked = self.judge(to_signed(batch["image"]))
+            guess = torch.stack([logits.argmax(1) for logits in looked.logits], 1)
+            right.append(guess == batch["labels"])
+            known.append(batch["labels"] != UNSEEN)
+            points = batch["points"].cpu().numpy()
+            hits = points_found(found_points(looked.heat).cpu().numpy(), points[..., :2], points[..., 2] > 0)
+            found.append(np.stack([hits, points[..., 2]], -1))
+        if not right:
+            raise LtError("The validation set has no figures.", "Name another one: --set data.validation=DIR.")
+        rights, knowns, founds = torch.cat(right), torch.cat(known), torch.from_numpy(np.concatenate(found))
+        each = {name: _percent(rights[:, i], knowns[:, i]) for i, name in enumerate(ATTRIBUTES)}
+        figures = {
+            "attributes": _percent(rights, knowns),
+            "pck": _percent(founds[..., 0], founds[..., 1] == 2),
+            "pck_hidden": _percent(founds[..., 0], founds[..., 1] == 1),
+            **each,
+        }
+        return Report(figures, min(figures["attributes"], figures["pck"]))
+
+
+def _percent(right: Tensor, counted: Tensor) -> float:
+    return 100 * float((right.bool() & counted).sum()) / max(1, int(counted.sum()))
+
+
+def world(settings: JudgeSettings, note: Note) -> tuple[list[str], str]:
+    """Figures alone."""
+    size, made = settings.model.size, settings.world
+    return [str(figures("train", made.figures, size, note))], str(figures("test", made.test, size, note))
+
+
+RECIPE = Recipe(
+    name="judge",
+    about="The judge of the built-in figures: key points, attributes and features that pictures of them are measured with.",
+    settings=JudgeSettings,
+    objective=JudgeObjective,
+    world=world,
+    folder=Path(__file__).parent,
+)
