@@ -82,6 +82,56 @@ def zero_shot(
     _print(evaluate_zero_shot(encoder, collection, classes, prompts, rule, limit, cache, note), as_json)
 
 
+@app.command(
+    epilog="Example: lt eval images samples/pangu --reference data/figures-test-64px-256 --controls edge,pose --json"
+)
+def images(
+    shards: str = typer.Argument(
+        ..., help="Drawn pictures (folder, tar, pattern, URL), such as lt sample pangu makes."
+    ),
+    reference: str = typer.Option(
+        ..., "--reference", help="True pictures; for pose: those that the drawn ones were drawn from."
+    ),
+    extractor: str = typer.Option(
+        "world",
+        "--extractor",
+        help="world (for miniatures; trained on the first call), or a file of Inception's weights.",
+    ),
+    clip: Path = typer.Option(
+        None, "--clip", help="A contrastive run: how alike pictures and prompts are.", show_default="left out"
+    ),
+    controls: str = typer.Option("", "--controls", help="edge, pose, or edge,pose: how well the pictures follow them."),
+    limit: int = Limit,
+    against: Path = typer.Option(
+        None, "--against", help="What --json printed before: differences to it, where the protocols agree."
+    ),
+    cache: bool = Cache,
+    as_json: bool = JsonOption,
+) -> None:
+    """Distances to true pictures (FID, KID or the world's), precision and recall, CLIP score, fidelity to controls."""
+    from lt.recipes.evaluate.features import Encoder
+    from lt.recipes.evaluate.images import report
+    from lt.recipes.evaluate.images.pictures import PictureSet
+
+    named = report.checked_controls(controls)
+    drawn = PictureSet(shards, limit)
+    wanted = PictureSet(reference, limit, drawn.own_size)
+    encoder = Encoder.load(clip) if clip else None
+    judging = report.load_extractor(extractor, note)
+    found = report.evaluate_images(drawn, wanted, judging, encoder, named, cache, note)
+    changes = report.compare(found, against) if against else {}
+    if as_json:
+        told = {"differences": {name: change._asdict() for name, change in changes.items()}} if against else {}
+        print_json({**found.as_json(), **told})
+        return
+    note(f"  by {judging.name}; {found.protocol['pictures']:,} pictures of {found.protocol['size']}")
+    rows = [[name, i.value, f"{i.low:.4g} to {i.high:.4g}"] for name, i in found.figures.items()]
+    print_table(["figure", "value", "95 % interval"], rows)
+    if changes:
+        rows = [[name, i.value, f"{i.low:+.4g} to {i.high:+.4g}"] for name, i in changes.items()]
+        print_table(["difference", "value", "95 % interval"], rows)
+
+
 def _print(evaluation: "Evaluation", as_json: bool) -> None:
     if as_json:
         print_json(evaluation.as_json())

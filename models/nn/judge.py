@@ -20,7 +20,7 @@ _STRIDE = 4
 
 @dataclass(frozen=True)
 class Looked:
-    """What the network says: `heat` [b, p, g * g] and each attribute's `logits` [b, classes], before softmax; `features` [b, d]."""
+    """What the network says, before softmax: `heat` [b, p, g * g], `logits` [b, classes] of each attribute; `features` [b, d]."""
 
     heat: Tensor
     logits: tuple[Tensor, ...]

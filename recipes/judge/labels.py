@@ -25,7 +25,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "hair_style": HAIR_STYLES,
     "hair_colour": tuple(HAIR_COLOURS),
 }
-"""Attribute to its values, "" for none. `side` is the limb (the person's own) that the action names, `facing` the viewer's side."""
+"""Attribute to its values, "" for none. `side`: the limb (the person's own) that acts; `facing`: to the viewer's side."""
 
 IN_EVERY_WORDING = tuple(name for name in ATTRIBUTES if not name.startswith("hair"))
 """What every caption says of a figure (hat, side, back and half by saying it or not). Only one wording in three says hair."""

@@ -1,12 +1,18 @@
-"""Fidelity to control pictures: edges found again in the drawn picture, key points found again by the world's judge."""
+"""Fidelity to controls: edges found again in the drawn picture, key points found again by the world's judge."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from lt.datagen.engine.stage import batched
+from lt.datagen.shards import LtError, Sample, SampleError
 from lt.models.perception.registry import load
 from lt.recipes.evaluate.bootstrap import Interval, resampled
+from lt.recipes.evaluate.images.judge import Judge, pck, true_points
+from lt.recipes.evaluate.images.pictures import BATCH, PictureSet
+from lt.recipes.judge.measures import NEAR
 
+CONTROLS = ("edge", "pose")
 TOLERANCE = 1.0
 """Pixels between edges that count as the same, at the size of the drawn pictures."""
 
@@ -14,7 +20,7 @@ TOLERANCE = 1.0
 def edge_scores(drawn: np.ndarray, wanted: np.ndarray, tolerance: float = TOLERANCE) -> tuple[float, float]:
     """Precision (share of the drawn edges that lie within `tolerance` pixels of a wanted one) and recall (the other way round).
 
-    Pixels are matched many to one, which is the simple form of the boundary measure of Martin, Fowlkes and Malik 2004.
+    Pixels are matched many to one: the simple form of the boundary measure of Martin, Fowlkes and Malik 2004.
 
     Args:
         drawn, wanted: [h, w], an edge where not 0.
@@ -37,24 +43,95 @@ def _near(asked: np.ndarray, edges: np.ndarray, tolerance: float) -> float:
     return float((distance[asked] <= tolerance + 1e-3).mean())
 
 
-def edge_fidelity(
-    pictures: Sequence[np.ndarray], wanted: Sequence[np.ndarray], tolerance: float = TOLERANCE
-) -> dict[str, Interval]:
-    """`edge_precision`, `edge_recall` and `edge_f` in percent, means over pictures with bootstrap intervals.
+def edge_figures(scores: Sequence[tuple[float, float]]) -> dict[str, Interval]:
+    """`edge_f`, `edge_precision` and `edge_recall` in percent: means over pictures with bootstrap intervals.
 
-    A picture's F is the harmonic mean of its precision and recall. Where a control picture has no edges recall is not asked,
-    where a drawn one has none precision is not; F is then 0, but not asked where neither has any.
+    F is the harmonic mean of a picture's precision and recall: 0 where only one of the two pictures has edges. What cannot
+    be asked (see `edge_scores`) does not count.
 
-    Args:
-        pictures: uint8 RGB [h, w, 3]; their edges are found by OpenCV's Canny with the world's thresholds.
-        wanted: control pictures, uint8 [h, w] each, or RGB.
+    Raises:
+        ValueError: no scores.
     """
-    found = load("edges", "opencv").edges(list(pictures))
-    grey = [picture if picture.ndim == 2 else picture.max(-1) for picture in wanted]
-    scores = np.array([edge_scores(one, other, tolerance) for one, other in zip(found, grey, strict=True)])
-    both = np.isnan(scores).all(1)
-    precision, recall = np.nan_to_num(scores).T
+    both = np.array(scores, float).reshape(-1, 2)
+    precision, recall = np.nan_to_num(both).T
     f = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    top = np.stack([precision, recall, f], 1)
-    asked = np.stack([~np.isnan(scores[:, 0]), ~np.isnan(scores[:, 1]), ~both], 1)
-    return dict(zip(("edge_precision", "edge_recall", "edge_f"), resampled(100 * top, asked), strict=True))
+    asked = np.concatenate([~np.isnan(both).all(1, keepdims=True), ~np.isnan(both)], axis=1)
+    found = resampled(100 * np.stack([f, precision, recall], 1), asked)
+    return dict(zip(("edge_f", "edge_precision", "edge_recall"), found, strict=True))
+
+
+def edge_fidelity(drawn: PictureSet) -> tuple[dict[str, Interval], dict[str, int]]:
+    """Figures of the pictures against their own `edge.png`, and what was passed over.
+
+    Raises:
+        LtError: no picture has an edge map of its size.
+    """
+    detector, scores, bad = load("edges", "opencv"), [], {}
+    for sample in drawn.samples():
+        try:
+            wanted = _edge_map(sample)
+        except SampleError as error:
+            bad[error.reason] = bad.get(error.reason, 0) + 1
+            continue
+        (found,) = detector.edges([sample.picture])
+        scores.append(edge_scores(found, wanted))
+    if not scores:
+        raise LtError(
+            f"No picture of {drawn.where} has an edge map of its size ({_listed(bad)}).",
+            "Draw with one (lt sample pangu --controls edge), or leave edge out of --controls.",
+        )
+    return edge_figures(scores), bad
+
+
+def _edge_map(sample: Sample) -> np.ndarray:
+    """The edges that were asked for, [h, w]. Raises SampleError `no-edge`, `edge-of-another-size`, or that it cannot be decoded."""
+    if "edge.png" not in sample:
+        raise SampleError("no-edge", "there is no edge.png")
+    wanted = sample["edge.png"]
+    if wanted.shape[:2] != sample.picture.shape[:2]:
+        raise SampleError("edge-of-another-size", f"{wanted.shape[1]}x{wanted.shape[0]}")
+    return wanted if wanted.ndim == 2 else wanted[..., :3].max(-1)
+
+
+def pose_fidelity(drawn: PictureSet, reference: PictureSet, judge: Judge) -> tuple[dict[str, Interval], dict[str, int]]:
+    """`pck` of the pictures, and what was passed over. The exact key points are those of the sample itself, or of the sample of
+    the reference that its `json.prompt_of` names.
+
+    Raises:
+        LtError: no exact key points are known of any picture.
+    """
+    found, true, visible, bad = [], [], [], {}
+    for group in batched(drawn.samples(), BATCH):
+        known = []
+        for sample in group:
+            try:
+                points, seen = true_points(_source(sample, reference), drawn.own_size[0])
+            except SampleError as error:
+                bad[error.reason] = bad.get(error.reason, 0) + 1
+                continue
+            known.append(sample.picture)
+            true.append(points)
+            visible.append(seen)
+        if known:
+            found.append(judge.key_points(known))
+    if not found:
+        raise LtError(
+            f"No exact key points are known of the pictures of {drawn.where} ({_listed(bad)}).",
+            "Name as --reference the shards that they were drawn from (json.prompt_of), or leave pose out of --controls.",
+        )
+    return {"pck": pck(np.concatenate(found), np.stack(true), np.stack(visible), NEAR)}, bad
+
+
+def _source(sample: Sample, reference: PictureSet) -> Sample:
+    """The sample that holds the exact key points. Raises SampleError `no-source` if the reference does not have it."""
+    meta = sample.meta if "json" in sample else {}
+    if meta.get("keypoints"):
+        return sample
+    key = meta.get("prompt_of", "")
+    if not key or key not in reference.shards:
+        raise SampleError("no-source", f"prompt_of is {key!r}")
+    return reference.shards[key]
+
+
+def _listed(bad: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in bad.items()) or "it is empty"

@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,9 +27,9 @@ class Inception:
 
     network: Any
     digest: str
-    name: ClassVar[str] = "inception-v3 of torch-fidelity"
-    resize: ClassVar[str] = "299x299, bilinear as in TensorFlow 1"
-    distances: ClassVar[tuple[str, str]] = ("fid", "kid")
+    name: str = "inception-v3 of torch-fidelity"
+    resize: str = "299x299, bilinear as in TensorFlow 1"
+    distances: tuple[str, str] = ("fid", "kid")
 
     @classmethod
     def load(cls, path: Path) -> "Inception":

@@ -9,9 +9,7 @@ It is an extractor for miniatures: its distances are no FID and compare with not
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -48,6 +46,8 @@ class Judge:
     record: Record
     digest: str
     device: torch.device
+    name: str = "world judge"
+    distances: tuple[str, str] = ("world_frechet", "world_kernel")
 
     @classmethod
     def load(cls, note: Note = print) -> "Judge":
@@ -72,10 +72,7 @@ class Judge:
         trained.judge.to(device)
         return cls(trained, record, record.files["model.safetensors"], device)
 
-    name: ClassVar[str] = "world judge"
-    distances: ClassVar[tuple[str, str]] = ("world_frechet", "world_kernel")
-
-    @cached_property
+    @property
     def resize(self) -> str:
         size = self.objective.settings.model.size
         return f"bicubic, shorter side to {size}, centre crop"
