@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -88,7 +89,7 @@ def coop(batch: int, steps: int, rounds: int) -> dict[str, float]:
         joint_denoise(
             members, scheduler, steps=steps, seeds=seeds, on_step=lambda *_: marks.append(time.perf_counter())
         )
-        return [after - before for before, after in zip(marks, marks[1:-1], strict=False)]
+        return [after - before for before, after in pairwise(marks[:-1])]
 
     times: dict[str, list[float]] = {"step": []}
     for _ in range(rounds):
