@@ -84,7 +84,7 @@ def edge_fidelity(drawn: PictureSet) -> tuple[dict[str, Interval], dict[str, int
 
 
 def _edge_map(sample: Sample) -> np.ndarray:
-    """The edges that were asked for, [h, w]. Raises SampleError `no-edge`, `edge-of-another-size`, or that it cannot be decoded."""
+    """The edges that were asked for, [h, w]. Raises SampleError `no-edge`, `edge-of-another-size`, or what decoding says."""
     if "edge.png" not in sample:
         raise SampleError("no-edge", "there is no edge.png")
     wanted = sample["edge.png"]

@@ -4,7 +4,6 @@ They are its release `weights-inception-2015-12-05-6726825d.pth` (converted from
 """
 
 import io
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,5 +69,5 @@ def _read(path: Path) -> Any:
             f"Cannot read the weights {path}: {error.strerror or error}.",
             f"Name the file {WEIGHTS} of torch-fidelity's release, or: --extractor world",
         ) from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
+    except Exception:  # what bytes that are no pickle make of the safe reader is not listed anywhere
         raise LtError(f"{path} is no file of tensors that can be read safely.", f"Want {WEIGHTS}.") from None
