@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lt.models.nn.gather import gather_constant, gather_rows, rank, world_size
-from lt.models.nn.maxsim import Pads, token_similarity
+from lt.models.nn.maxsim import Pads, Reduce, token_similarity
 
 __all__ = [
     "Encoded",
@@ -94,36 +94,49 @@ class LogitScale(nn.Module):
 
 
 def similarity(
-    images: Features, texts: Features, *, product: torch.dtype | None = None, pads: Pads = "exclude"
+    images: Features,
+    texts: Features,
+    *,
+    product: torch.dtype | None = None,
+    pads: Pads = "exclude",
+    reduce: Reduce = "mean",
 ) -> tuple[Tensor, Tensor]:
-    """(s_i, s_t), each [b, c], in [-1, 1]: token-wise, or the dot product of global features.
+    """(s_i, s_t), each [b, c], means in [-1, 1]: token-wise, or the dot product of global features.
 
-    `product` and `pads` as in `maxsim.token_similarity`; pictures have no padding.
+    `product`, `pads` and `reduce` as in `maxsim.token_similarity`; pictures have no padding. A sum orders every picture's texts
+    and every text's pictures as the mean does: it concerns training alone, and evaluation never asks for it.
     """
     if images.is_global and texts.is_global:
         dots = _global_similarity(images, texts, product)
         return dots, dots
-    s_i, s_t = token_similarity(*_tokens(images, texts), product=product, pads=pads)
+    s_i, s_t = token_similarity(*_tokens(images, texts), product=product, pads=pads, reduce=reduce)
     assert s_i is not None and s_t is not None
     return s_i, s_t
 
 
 def image_similarity(
-    images: Features, texts: Features, *, product: torch.dtype | None = None, pads: Pads = "exclude"
+    images: Features,
+    texts: Features,
+    *,
+    product: torch.dtype | None = None,
+    pads: Pads = "exclude",
+    reduce: Reduce = "mean",
 ) -> Tensor:
     """s_i alone [b, c]: how well each picture finds itself in each text. At half the passes of `similarity`."""
     if images.is_global and texts.is_global:
         return _global_similarity(images, texts, product)
-    s_i, _ = token_similarity(*_tokens(images, texts), wanted="image", product=product, pads=pads)
+    s_i, _ = token_similarity(*_tokens(images, texts), wanted="image", product=product, pads=pads, reduce=reduce)
     assert s_i is not None
     return s_i
 
 
-def text_similarity(images: Features, texts: Features, *, product: torch.dtype | None = None) -> Tensor:
+def text_similarity(
+    images: Features, texts: Features, *, product: torch.dtype | None = None, reduce: Reduce = "mean"
+) -> Tensor:
     """s_t alone, [b, c] (rows are pictures here too): how well each text finds itself in each picture."""
     if images.is_global and texts.is_global:
         return _global_similarity(images, texts, product)
-    _, s_t = token_similarity(*_tokens(images, texts), wanted="text", product=product)
+    _, s_t = token_similarity(*_tokens(images, texts), wanted="text", product=product, reduce=reduce)
     assert s_t is not None
     return s_t
 
@@ -173,7 +186,13 @@ EXACT = Exchange()
 
 
 def contrastive_loss(
-    images: Features, texts: Features, scales: Tensor, *, exchange: Exchange = EXACT, groups: Tensor | None = None
+    images: Features,
+    texts: Features,
+    scales: Tensor,
+    *,
+    exchange: Exchange = EXACT,
+    reduce: Reduce = "mean",
+    groups: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Symmetric cross-entropy over the batch of all ranks: (loss, named figures of this rank), FILIP equation 3.
 
@@ -184,10 +203,12 @@ def contrastive_loss(
         images, texts: features of b pairs.
         scales: [2], the inverse temperatures of s_i and s_t (`LogitScale`).
         exchange: what travels between ranks.
+        reduce: the best matches' "mean" (FILIP) or "sum" (ColBERT). At one scale a sum is colder: s_i by n, s_t by the number
+            of the text's words.
         groups: [b] int64. Pairs that share a number hold for one another (the same picture or the same text in one batch); they
             share the target evenly, 1 / number of positives each. None: only the pair itself is true.
     """
-    s_i, s_t = _batch_similarities(images, texts, exchange)
+    s_i, s_t = _batch_similarities(images, texts, exchange, reduce)
     rows_i, rows_t = scales[0] * s_i, scales[1] * s_t.T
     target = _targets(len(rows_i), rows_i.shape[1], groups, exchange.local_loss, rows_i.device)
     loss_i, loss_t = F.cross_entropy(rows_i, target), F.cross_entropy(rows_t, target)
@@ -201,7 +222,7 @@ def contrastive_loss(
     return (loss_i + loss_t) / 2, figures
 
 
-def _batch_similarities(images: Features, texts: Features, exchange: Exchange) -> tuple[Tensor, Tensor]:
+def _batch_similarities(images: Features, texts: Features, exchange: Exchange, reduce: Reduce) -> tuple[Tensor, Tensor]:
     """s_i [rows, c] and s_t [c, rows]: rows are this rank's pairs (local loss) or all."""
     product = exchange.dtype
     far_images, far_texts = images, texts
@@ -210,12 +231,12 @@ def _batch_similarities(images: Features, texts: Features, exchange: Exchange) -
         far_texts = select_tokens(texts, images, exchange.keep)
     all_images, all_texts = _gather(far_images, product), _gather(far_texts, product)
     if not exchange.local_loss:
-        return similarity(all_images, all_texts, product=product)
+        return similarity(all_images, all_texts, product=product, reduce=reduce)
     if world_size() == 1 and exchange.keep == 1:
-        return similarity(images, texts, product=product)
+        return similarity(images, texts, product=product, reduce=reduce)
     return (
-        image_similarity(images, all_texts, product=product),
-        text_similarity(all_images, texts, product=product),
+        image_similarity(images, all_texts, product=product, reduce=reduce),
+        text_similarity(all_images, texts, product=product, reduce=reduce),
     )
 
 

@@ -10,6 +10,9 @@ a block of products lives only until its maxima and their positions are known; t
 tokens and those positions, because the gradient of a maximum flows only through the winning pair.
 
 A text without any real word has no best match: both of its similarities are 0, with no gradient.
+
+ColBERT (arXiv 2004.12832) sums where FILIP takes the mean. A sum is n times (s_i), or the text's number of real words times
+(s_t), the mean: at one temperature each row of logits is that many times colder, but its order is the same.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from torch.autograd.function import once_differentiable
 
 Pads = Literal["exclude", "zero"]
 Wanted = Literal["both", "image", "text"]
+Reduce = Literal["mean", "sum"]
 
 CPU_BLOCK = 1 << 20  # products held at once: 4 MB in fp32, which stays in cache
 GPU_BLOCK = 1 << 26  # 128 MB in fp16: large enough that starting a kernel costs nothing
@@ -37,6 +41,7 @@ def token_similarity(
     *,
     wanted: Wanted = "both",
     pads: Pads = "exclude",
+    reduce: Reduce = "mean",
     product: torch.dtype | None = None,
     block: int | None = None,
     compiled: bool | None = None,
@@ -50,31 +55,35 @@ def token_similarity(
         wanted: "image" or "text" leaves the other similarity out (None), where a rank needs only one of them.
         pads: "exclude" is the paper's rule. "zero" lets a padded place compete as a zero vector in s_i, as the code released with
             Wukong does: a patch whose real matches are all negative then scores 0.
+        reduce: "mean" over the best matches is the paper's; "sum" is ColBERT's.
         product: type of the matrix products (FILIP uses fp16); None keeps that of the tokens. Means and gradients stay in fp32.
         block: how many products to hold at once; None chooses by device.
         compiled: use the compiled loops of `maxsim_cpu`. None uses them where they apply (processor, fp32 or fp64 products) and
             numba is installed. Torch's operations give the same result, more slowly there.
     """
-    if mask is None:
-        mask = torch.ones(words.shape[:2], dtype=torch.bool, device=words.device)
-    count = mask.sum(1)
-    weight = mask.to(torch.promote_types(patches.dtype, torch.float32)) / count.clamp(min=1)[:, None]
-    words = _fill_pads(words, mask) if pads == "exclude" else words * mask[..., None]
+    real = torch.ones(words.shape[:2], dtype=torch.bool, device=words.device) if mask is None else mask
+    count = real.sum(1)
+    weight = real.to(torch.promote_types(patches.dtype, torch.float32)) / count.clamp(min=1)[:, None]
+    if mask is not None:
+        words = _fill_pads(words, mask) if pads == "exclude" else words * mask[..., None]
     plan = _plan(patches, wanted, product, block, compiled)
     with torch.autocast(patches.device.type, enabled=False):
         s_i, s_t = _TokenSimilarity.apply(patches, words, weight, plan)
-    return (s_i * (count > 0) if s_i is not None else None), s_t
+    terms_i, terms_t = (count > 0, 1) if reduce == "mean" else ((count > 0) * patches.shape[1], count)
+    return (s_i * terms_i if s_i is not None else None), (s_t * terms_t if s_t is not None else None)
 
 
-def naive_token_similarity(patches: Tensor, words: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The definition in three lines, holding all products: the reference for tests and benchmarks. Same result, pads excluded."""
+def naive_token_similarity(
+    patches: Tensor, words: Tensor, mask: Tensor | None = None, *, reduce: Reduce = "mean"
+) -> tuple[Tensor, Tensor]:
+    """The definition in a few lines, holding all products: the reference for tests and benchmarks. Same result, pads excluded."""
     if mask is None:
         mask = torch.ones(words.shape[:2], dtype=torch.bool, device=words.device)
     products = torch.einsum("ikd,jld->ijkl", patches, words)
     real = mask[None, :, None, :]
-    s_i = products.masked_fill(~real, -torch.inf).amax(3).mean(2).masked_fill(~mask.any(1), 0)
-    s_t = (products.amax(2) * mask).sum(2) / mask.sum(1).clamp(min=1)
-    return s_i, s_t
+    s_i = products.masked_fill(~real, -torch.inf).amax(3).sum(2).masked_fill(~mask.any(1), 0)
+    s_t = (products.amax(2) * mask).sum(2)
+    return (s_i, s_t) if reduce == "sum" else (s_i / patches.shape[1], s_t / mask.sum(1).clamp(min=1))
 
 
 def _plan(

@@ -83,7 +83,8 @@ class ContrastiveObjective(Objective):
 
     def _loss(self, encoded: Encoded, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         groups = text if self.settings.text.merge_equal else None
-        return contrastive_loss(encoded.images, encoded.texts, encoded.scales, exchange=self.exchange, groups=groups)
+        features = encoded.images, encoded.texts, encoded.scales
+        return contrastive_loss(*features, exchange=self.exchange, reduce=self.head.reduce, groups=groups)
 
     def step(self, parts: Sequence[Batch], parallel: Parallel) -> tuple[Tensor, Figures]:
         """The loss compares every pair with all others of the batch: micro-batches are encoded apart, then judged together."""

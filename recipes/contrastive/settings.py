@@ -44,6 +44,8 @@ class HeadSettings(Section):
     """Where the learned inverse temperature begins."""
     count_pads: bool = False
     """Let padding compete as words, as ColBERT does: only to show why FILIP masks it."""
+    reduce: Literal["mean", "sum"] = "mean"
+    """`mean` of the best matches (FILIP) or their `sum` (ColBERT), which wants a smaller `scale_start`, such as 1."""
     keep: float = Field(default=1.0, gt=0, le=1)
     """Share of the tokens that is sent to the far side of the similarity (FILIP: 0.25)."""
     half: bool = False

@@ -21,6 +21,7 @@ from lt.models.nn.contrastive import (
     similarity,
     text_similarity,
 )
+from lt.models.nn.maxsim import naive_token_similarity
 
 torch.set_num_threads(1)
 SCALES = torch.tensor([1 / 0.07, 1 / 0.07], dtype=torch.float64)
@@ -211,6 +212,17 @@ def batch(count=8, seed=0):
     tokens = torch.randint(4, 500, (count, 32), generator=generator)
     mask = prefix_mask([5, 32, 2, 17, 9, 12, 3, 20][:count], 32)
     return pixels, tokens, mask
+
+
+def test_the_loss_of_sums_is_cross_entropy_over_naive_sums():
+    images, mask = Features(unit(6, 9, 8)), prefix_mask([5, 1, 3, 2, 4, 5], 5)
+    texts = masked(unit(6, 5, 8, seed=1), mask)
+    s_i, s_t = naive_token_similarity(images.tokens, texts.tokens, mask, reduce="sum")
+    target = torch.arange(6)
+    expected = F.cross_entropy(SCALES[0] * s_i, target) + F.cross_entropy(SCALES[1] * s_t.T, target)
+    loss, _ = contrastive_loss(images, texts, SCALES, reduce="sum")
+    torch.testing.assert_close(loss, expected / 2)
+    assert abs(loss - contrastive_loss(images, texts, SCALES)[0]) > 0.1
 
 
 def split(inputs, size):

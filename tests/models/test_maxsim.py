@@ -34,17 +34,21 @@ def shapes(draw):
     row = st.lists(st.booleans(), min_size=length, max_size=length)
     mask = draw(st.lists(row, min_size=c, max_size=c))
     settings = {"block": draw(st.integers(1, 300)), "compiled": draw(st.booleans())}
-    return b, c, n, length, d, torch.tensor(mask), settings, draw(st.integers(0, 9999))
+    reduce = draw(st.sampled_from(["mean", "sum"]))
+    return b, c, n, length, d, torch.tensor(mask), reduce, settings, draw(st.integers(0, 9999))
 
 
 @settings(max_examples=150, deadline=None)
 @given(shapes())
 def test_values_and_float64_gradients_are_those_of_the_definition(case):
-    b, c, n, length, d, mask, how, seed = case  # any mask: holes, empty texts, all full
+    b, c, n, length, d, mask, reduce, how, seed = case  # any mask: holes, empty texts, all full
     v, t = unit(b, n, d, seed=seed), unit(c, length, d, seed=seed + 1)
     grad_i, grad_t = torch.randn(2, b, c, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     results = []
-    for s_i, s_t in (naive_token_similarity(v, t, mask), token_similarity(v, t, mask, **how)):
+    for s_i, s_t in (
+        naive_token_similarity(v, t, mask, reduce=reduce),
+        token_similarity(v, t, mask, reduce=reduce, **how),
+    ):
         results.append((s_i, s_t, *gradients((s_i * grad_i).sum() + (s_t * grad_t).sum(), v, t)))
     for naive, ours in zip(*results, strict=True):
         torch.testing.assert_close(ours, naive, rtol=0, atol=1e-10)
@@ -77,6 +81,18 @@ def test_more_than_256_patches_and_one_sided_calls(compiled):
     for ours, reference in ((only_i, naive[0]), (only_t, naive[1])):
         for a, b in zip(gradients(ours.sum(), v, t), gradients(reference.sum(), v, t), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+def test_a_sum_is_so_many_times_the_mean_and_orders_rows_alike():
+    v, t = unit(4, 9, 8).detach(), unit(5, 6, 8, seed=1).detach()
+    mask = torch.arange(6) < torch.tensor([6, 3, 1, 2, 4])[:, None]
+    mean_i, mean_t = token_similarity(v, t, mask)
+    sum_i, sum_t = token_similarity(v, t, mask, reduce="sum")
+    torch.testing.assert_close(sum_i, 9 * mean_i)
+    torch.testing.assert_close(sum_t, mean_t * torch.tensor([6, 3, 1, 2, 4]))
+    assert torch.equal(sum_i.argsort(1), mean_i.argsort(1)) and torch.equal(sum_t.argsort(0), mean_t.argsort(0))
+    (one_sided, _), (_, other_sided) = (token_similarity(v, t, mask, wanted=w, reduce="sum") for w in ("image", "text"))
+    assert torch.equal(one_sided, sum_i) and torch.equal(other_sided, sum_t)
 
 
 def test_an_empty_text_is_worth_zero_and_has_no_gradient():
