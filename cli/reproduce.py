@@ -51,6 +51,8 @@ def _print(result: "Result") -> None:
             + (f"\n  {claim['remark']}" if claim["remark"] else "")
         )
         print()
+    for table in result.tables:
+        print_table(table.headings, table.rows, table.title)
     if not result.full:
         print("A shortened run: these verdicts test the machinery, not the claims.")
 

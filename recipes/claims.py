@@ -102,6 +102,15 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Table:
+    """Figures that no claim is judged by, for people."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str | float]]
+
+
+@dataclass(frozen=True)
 class Study:
     """The claims of one paper and what must be trained and measured for them.
 
@@ -112,6 +121,7 @@ class Study:
         steps: optimizer steps of a variant with share 1.
         expected: how long it takes, for people.
         joints: what is measured over several runs.
+        tables: further tables, from the runs of the first seed by name and all measures.
     """
 
     system: str
@@ -122,6 +132,7 @@ class Study:
     steps: int
     expected: str
     joints: Sequence[Joint] = ()
+    tables: Callable[[Mapping[str, Path], "Evidence"], list[Table]] = lambda runs, evidence: []
 
 
 @dataclass(frozen=True)
@@ -201,6 +212,7 @@ class Result:
     data: dict[str, str]
     hardware: dict[str, Any]
     seconds: float
+    tables: list[Table]
     versions: dict[str, str] = field(default_factory=checkpoints.versions)
 
 
@@ -247,6 +259,7 @@ def reproduce(
         _digests(out, study.variants, test),
         hardware(),
         sum(float(_read(file).get("seconds", 0.0)) for file in files),
+        study.tables({variant.name: variant.run(out, 0) for variant in study.variants}, evidence),
     )
     write_json(out / "claims.json", asdict(result))
     return result

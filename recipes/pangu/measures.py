@@ -1,0 +1,197 @@
+"""What the study of PanGu-Draw measures: trained models draw, alone or together, and the world's judge looks at it.
+
+All drawings take the same captions, seeds, steps and guidance. They are compared with the true test pictures as the autoencoder
+gives them back, because what it loses is no generator's fault.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lt.models.coop import HandOver, Member, Weight, fading, hand_over, joint_denoise
+from lt.models.nn.diffusion import Guided
+from lt.models.nn.sampling import Solver, sample, seeded_start
+from lt.models.pangu import T_STRUCT
+from lt.recipes.claims import Measured, Measures
+from lt.recipes.diffusion import autoencoders
+from lt.recipes.diffusion.pictures import to_bytes, to_signed
+from lt.recipes.evaluate.bootstrap import resampled
+from lt.recipes.evaluate.images.distances import frechet_distance
+from lt.recipes.evaluate.images.judge import Judge, true_points
+from lt.recipes.judge.labels import described
+from lt.recipes.judge.measures import points_found
+from lt.recipes.logging import read_log
+from lt.recipes.pangu import painters
+from lt.recipes.pangu.miniature import HIGH, LOW, Orders
+from lt.recipes.pangu.painters import Painter
+
+STEPS, GUIDANCE = 20, 3.0
+JUDGE, SPACE = "judge", "vae-a"
+"""The variants that look and that encode."""
+_BATCH = 64
+_HALF_NYQUIST = 0.25  # cycles a pixel
+
+Runs = Mapping[str, Path]
+Draw = Callable[[Runs, Orders], Tensor]
+"""Runs by variant and orders to pictures, float [n, 3, HIGH, HIGH] in about -1..1."""
+
+
+def of_run(run: Path, test: str) -> Measures:
+    """The figures of the last validation (`loss`, `psnr`, `pck` ...) and `samples`, the number of training pictures."""
+    figures = {name: value for name, value in read_log(run, "validation")[-1].items() if isinstance(value, float)}
+    figures["samples"] = read_log(run, "start")[0]["samples"]
+    return {name: Measured(value) for name, value in figures.items()}
+
+
+def seen(draw: Draw) -> Callable[[Runs, str], Measures]:
+    """What the judge sees in the pictures that the test figures' orders give, and `draw_seconds`, processor time a picture."""
+
+    def measure(runs: Runs, test: str) -> Measures:
+        orders = Orders.of(test)
+        start = time.process_time()
+        pixels = torch.cat([draw(runs, part).cpu() for part in orders.parts(_BATCH)])
+        seconds = (time.process_time() - start) / len(pixels)
+        return {**judged(runs, orders, pixels), "draw_seconds": Measured(seconds)}
+
+    return measure
+
+
+def judged(runs: Runs, orders: Orders, pixels: Tensor) -> Measures:
+    """Figures of drawn pictures [n, 3, HIGH, HIGH]:
+
+    * `fd`: Fréchet distance of the judge's features to the true pictures, and `fine`, the energy above half the Nyquist frequency
+      in percent of theirs;
+    * `text`: percent whose top has the colour that the caption names; `pck`: percent of the visible key points found where the
+      skeleton has them; `placed`: percent of the pictures with at least half of them; `both`: text right and placed.
+    """
+    judge, real = Judge.open(runs[JUDGE]), true_pictures(runs, orders)
+    drawn = list(to_bytes(pixels))
+    distance = frechet_distance(judge.features(drawn), judge.features(list(to_bytes(real))))
+    said = [described(sample)["top_colour"] for sample in orders.samples]
+    text = np.array(judge.attributes(drawn)["top_colour"]) == np.array(said)
+    true, visible = map(np.stack, zip(*(true_points(sample, HIGH) for sample in orders.samples), strict=True))
+    hits = points_found(judge.key_points(drawn), true, visible).sum(1)
+    placed = hits >= 0.5 * visible.sum(1)
+    columns = {"text": text, "pck": hits, "placed": placed, "both": text & placed}
+    asked = [visible.sum(1) if name == "pck" else np.ones(len(drawn)) for name in columns]
+    found = resampled(100.0 * np.stack(list(columns.values()), 1), np.stack(asked, 1))
+    measured = {name: Measured(i.value, i.error) for name, i in zip(columns, found, strict=True)}
+    fine = 100 * fine_energy(pixels) / fine_energy(real)
+    return {"fd": Measured(distance), "fine": Measured(fine), **measured}
+
+
+def fine_energy(pixels: Tensor) -> float:
+    """Mean energy of the frequencies above half the Nyquist frequency, of the grey of pictures [n, 3, h, w] in -1..1."""
+    grey = pixels.clamp(-1, 1).mean(1)
+    down, across = (torch.fft.fftfreq(side) for side in grey.shape[1:])
+    fine = torch.hypot(down[:, None], across[None]) > _HALF_NYQUIST
+    return float(torch.fft.fft2(grey).abs().square()[:, fine].mean())
+
+
+# Drawings
+
+
+@torch.no_grad()
+def true_pictures(runs: Runs, orders: Orders) -> Tensor:
+    """The true pictures, encoded and decoded: what no generator in this latent space can surpass."""
+    space = autoencoders.load(autoencoders.locate(str(runs[SPACE])))
+    pixels = to_signed(orders.pictures).to(next(space.parameters()).device)
+    return space.decode(space.encode(pixels)).cpu()
+
+
+def alone(*names: str, side: int = HIGH) -> Draw:
+    """One model, or two generators that share the time line; drawn at `side` pixels and enlarged (bicubic) where that is less."""
+
+    def draw(runs: Runs, orders: Orders) -> Tensor:
+        painter = _painter(runs, names)
+        lead = _member(painter, orders.captions, side)
+        latents = joint_denoise([lead], painter.scheduler, steps=STEPS, seeds=orders.seeds)
+        return _enlarged(_decoded(lead, latents), HIGH)
+
+    return draw
+
+
+def together(text: Sequence[str], pose: Sequence[str], weight: float, send_back: bool = True) -> Draw:
+    """Coop-Diffusion: a model that knows the captions leads, one in another latent space that knows the skeletons has `weight`.
+
+    As in `lt sample pangu`, the weight fades to zero from t = 300 to 200.
+    """
+
+    def draw(runs: Runs, orders: Orders) -> Tensor:
+        lead, other = _painter(runs, text), _painter(runs, pose)
+        nothing = [""] * len(orders.captions)
+        members = (
+            _member(lead, orders.captions, HIGH),
+            _member(other, nothing, HIGH, 1.0, fading(weight), {"pose": orders.skeletons}),
+        )
+        how = {"steps": STEPS, "seeds": orders.seeds, "send_back": send_back}
+        return _decoded(members[0], joint_denoise(members, lead.scheduler, **how))
+
+    return draw
+
+
+def handed_over(low: Sequence[str], high: Sequence[str]) -> Draw:
+    """Resolution hand-over at T_struct: the clean guess is enlarged and noised again."""
+
+    def draw(runs: Runs, orders: Orders) -> Tensor:
+        first, then = _low_and_high(runs, orders, low, high)
+        groups = (HandOver([first], T_STRUCT), HandOver([then]))
+        latents = hand_over(groups, _painter(runs, high).scheduler, steps=STEPS, seeds=orders.seeds)
+        return _decoded(then, latents)
+
+    return draw
+
+
+def state_enlarged(low: Sequence[str], high: Sequence[str]) -> Draw:
+    """What the paper advises against: the noisy state itself is enlarged (bicubic) at T_struct."""
+
+    def draw(runs: Runs, orders: Orders) -> Tensor:
+        first, then = _low_and_high(runs, orders, low, high)
+        scheduler = _painter(runs, high).scheduler
+        noise, _ = seeded_start(orders.seeds, first.shape)
+        solver = Solver(scheduler, STEPS, noise.to(next(first.guided.model.parameters()).device))
+        with torch.no_grad():
+            while solver.t > T_STRUCT:
+                solver.step(first.guided(solver.z, solver.t))
+        state = _enlarged(solver.z, then.shape[-1])
+        return _decoded(then, sample(then.guided, scheduler, state, steps=STEPS, begin=solver.rung))
+
+    return draw
+
+
+def _low_and_high(runs: Runs, orders: Orders, low: Sequence[str], high: Sequence[str]) -> tuple[Member, Member]:
+    return _member(_painter(runs, low), orders.captions, LOW), _member(_painter(runs, high), orders.captions, HIGH)
+
+
+def _painter(runs: Runs, names: Sequence[str]) -> Painter:
+    return painters.load(painters.find_runs([str(runs[name]) for name in names]))
+
+
+def _member(
+    painter: Painter,
+    captions: Sequence[str],
+    side: int,
+    guidance: float = GUIDANCE,
+    weight: Weight = 0.0,
+    hints: Mapping[str, Tensor] | None = None,
+) -> Member:
+    condition, empty = painter.conditions(captions, (side, side), hints or {})
+    guided = Guided(painter.model, condition, empty, guidance)
+    return Member(guided, painter.space, painter.latent_shape(side, side), weight)
+
+
+@torch.no_grad()
+def _decoded(member: Member, latents: Tensor) -> Tensor:
+    return member.space.decode(latents)
+
+
+def _enlarged(values: Tensor, side: int) -> Tensor:
+    """[n, c, h, w] to [n, c, side, side], the same tensor where it is so large already."""
+    if values.shape[-1] == side:
+        return values
+    return F.interpolate(values, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
