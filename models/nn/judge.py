@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _STRIDE = 4
+_SMALL = 4
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,11 @@ class JudgeNet(nn.Module):
         self.stem = nn.Sequential(_conv(3, 16, 2), _conv(16, fine, 2), Residual(fine), Residual(fine))
         self.middle = nn.Sequential(_conv(fine, middle, 2), Residual(middle), Residual(middle))
         self.coarse = nn.Sequential(_conv(middle, coarse, 2), Residual(coarse))
+        self.whole = nn.Linear(coarse, coarse)
         self.to_middle, self.to_fine = nn.Conv2d(coarse, middle, 1), nn.Conv2d(middle, fine, 1)
         self.join = Residual(fine)
         self.heat = nn.Conv2d(fine, points, 1)
-        seen = points * (fine + 3 + 2) + coarse
+        seen = points * (fine + 3 + 2) + coarse + 3 * _SMALL**2
         self.features = nn.Sequential(
             nn.BatchNorm1d(seen),
             nn.Linear(seen, 4 * features, bias=False),
@@ -58,17 +60,19 @@ class JudgeNet(nn.Module):
 
     def forward(self, pixels: Tensor) -> Looked:
         """Pixels [b, 3, s, s] in -1..1, s a multiple of 16; g = s / 4."""
-        fine = self.stem(pixels)
+        fine = self.stem(pixels.contiguous(memory_format=torch.channels_last))  # a fifth faster on processors
         middle = self.middle(fine)
         coarse = self.coarse(middle)
-        back = F.interpolate(self.to_middle(coarse), scale_factor=2) + middle
+        whole = self.whole(coarse.mean((2, 3)))  # left and right depend on the view, which the whole picture tells
+        back = F.interpolate(self.to_middle(coarse + whole[:, :, None, None]), scale_factor=2) + middle
         joined = self.join(F.interpolate(self.to_fine(back), scale_factor=2) + fine)
         heat = self.heat(joined).flatten(2)
         shares = heat.softmax(-1)
         colours = F.avg_pool2d(pixels, _STRIDE)
         there = shares @ torch.cat([fine, colours], 1).flatten(2).transpose(1, 2)
         where = shares @ _centres(pixels.shape[-1] // _STRIDE).to(shares)
-        seen = torch.cat([there.flatten(1), where.flatten(1), coarse.mean((2, 3))], dim=1)
+        small = F.adaptive_avg_pool2d(pixels, _SMALL)
+        seen = torch.cat([there.flatten(1), where.flatten(1), whole, small.flatten(1)], dim=1)
         features = self.features(seen)
         return Looked(heat, tuple(head(features.relu()) for head in self.heads), features)
 
