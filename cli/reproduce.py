@@ -16,15 +16,21 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    name: str = typer.Argument(help="The system: filip | wukong"),
+    name: str = typer.Argument(help="The system: filip | wukong | pangu"),
     seeds: int = typer.Option(3, "--seeds", min=1, help="Independent runs of every variant."),
     steps: int = typer.Option(
         None, "--steps", min=1, help="Fewer steps: tests the machinery, not the claims.", show_default="the study's"
     ),
     out: Path = typer.Option(None, "--out", help="Folder of all runs.", show_default="runs/reproduce-<system>"),
+    ledger: list[str] = typer.Option(
+        None, "--ledger", help="With pangu: only estimate the efficiency table for the pictures of these shards."
+    ),
     as_json: bool = JsonOption,
 ) -> None:
     """Re-test a paper's claims in miniature: train what it compares at equal budget over several seeds, and judge."""
+    if ledger:
+        _print_ledger(name, ledger, as_json)
+        return
     from lt.recipes.claims import find_study
     from lt.recipes.claims import reproduce as run
 
@@ -37,6 +43,20 @@ def reproduce(
     else:
         _print(result)
     note(f"{folder / 'claims.json'}: {result.seconds / 60:,.1f} minutes of training and measuring in all.")
+
+
+def _print_ledger(name: str, where: list[str], as_json: bool) -> None:
+    from lt.datagen.shards import UsageError
+
+    if name != "pangu":
+        raise UsageError(f"{name} has no efficiency table.", "Say: lt reproduce pangu --ledger DATA")
+    from lt.recipes.pangu.ledger import estimated, sizes_of
+
+    table = estimated(sizes_of(where))
+    if as_json:
+        print_json(asdict(table))
+    else:
+        print_table(table.headings, table.rows, table.title)
 
 
 def _print(result: "Result") -> None:

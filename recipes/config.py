@@ -100,7 +100,7 @@ class TrainSettings(Section):
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """With several ranks: copies of the weights (`ddp`) or shards of them (`fsdp`, for models that do not fit)."""
     init: str = ""
-    """Start from the weights of this checkpoint folder (fine-tuning); step and optimizer start anew."""
+    """Start from the weights of this run or checkpoint (fine-tuning, resolution boost); step and optimizer start anew."""
     seed: int = Field(default=0, ge=0)
     """Seeds weights, order, augmentation and everything drawn in a step."""
     spike: float = free(20.0, ge=0)

@@ -131,7 +131,7 @@ class Run:
         self.bad, self.figures, self.guard = 0, {}, SpikeGuard(self.train.spike)
         self.objective.pretrained()
         if self.train.init:
-            where = Path(self.train.init)
+            where = checkpoints.chosen(Path(self.train.init))
             weights = checkpoints.read_tensors(where, Record.load(where), "model")
             checkpoints.load_weights(self.objective, weights, where)
             self.note(f"  starts from the weights of {where}")
