@@ -35,10 +35,10 @@ class GroupedOrder:
         self._batches = np.repeat(np.arange(len(whole)), whole)
         self.left_out = sum(len(order) % batch for order in self._orders)
         if not len(self._batches):
-            largest = max(len(order) for order in self._orders)
+            largest = max((len(order) for order in self._orders), default=0)
             raise LtError(
                 f"No size of picture has a whole batch of {batch:,} samples; the commonest has {largest:,}.",
-                f"Name more data, or smaller batches: --set train.batch={2 ** int(np.log2(largest))}.",
+                f"Name more data, or smaller batches: --set train.batch={2 ** int(np.log2(max(1, largest)))}.",
             )
         self._laid_of = lru_cache(maxsize=2)(self._laid)
 

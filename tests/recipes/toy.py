@@ -55,6 +55,15 @@ class Crop:
 
 
 @dataclass(frozen=True)
+class OnlyField:
+    """The one array of a sample, whatever its field is called."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
+        (name,) = sample.fields
+        return {"image": sample[name]}
+
+
+@dataclass(frozen=True)
 class Dying:
     """An example whose process goes as one that ran out of memory."""
 
