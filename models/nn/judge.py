@@ -1,9 +1,9 @@
 """A small network that looks at a drawn person: where the key points are, what is to be seen, and features of the picture.
 
 Key points are read from heat maps: a softmax over the cells of each point's map, trained by cross-entropy against the point
-spread over its four nearest cells (bilinearly: the mean of the cells is the point), read as the mean over the highest cell and
-its neighbours. The mean is Sun et al. 2018, "Integral Human Pose Regression", equation 2, kept local because left and right
-are easily taken for each other. What is worn and done is read from colours and features at the key points.
+spread over its four nearest cells (bilinearly: the mean of the cells is the point), read as the mean over the likeliest square
+of 3x3 cells. The mean is Sun et al. 2018, "Integral Human Pose Regression", equation 2, kept local because left and right are
+easily taken for each other. What is worn and done is read from colours and features at the key points.
 
 Letters: b pictures, p key points, g cells along one side of a heat map, d features.
 """
@@ -121,7 +121,8 @@ def spread(points: Tensor, cells: int) -> Tensor:
 def found_points(heat: Tensor) -> Tensor:
     """Heat maps [b, p, g * g] before softmax to points [b, p, 2], (x, y) as shares of the side."""
     cells = round(heat.shape[-1] ** 0.5)
-    centres = _centres(cells).to(heat)
-    highest = centres[heat.argmax(-1)]
-    near = ((centres - highest[:, :, None]).abs().amax(-1) * cells) < 1.5
-    return heat.masked_fill(~near, -torch.inf).softmax(-1) @ centres
+    centres, shares = _centres(cells).to(heat), heat.softmax(-1)
+    squares = F.avg_pool2d(shares.unflatten(-1, (cells, cells)), 3, stride=1, padding=1).flatten(-2)
+    middle = centres[squares.argmax(-1)]
+    near = shares * (((centres - middle[:, :, None]).abs().amax(-1) * cells) < 1.5)
+    return (near / near.sum(-1, keepdim=True)) @ centres
