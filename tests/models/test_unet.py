@@ -52,8 +52,8 @@ def inputs():
         ("SD21", 865_910_724),
         ("SDXL", 2_567_463_684),
         ("PANGU", 2_567_463_684 - (2816 - 1536) * 1280),  # SDXL's, with a shorter vector into one linear layer
-        ("TINY", 1_351_492),
-        ("TINY_WHOLE", 2_765_540),
+        ("TINY", 992_780),
+        ("TINY_WHOLE", 2_066_588),
     ],
 )
 def test_parameter_counts_on_the_meta_device(shape, parameters):
@@ -149,7 +149,7 @@ def test_maps_equal_a_plain_softmax_and_leave_outputs_alone(tiny, inputs, which)
             during = call_unet(tiny, z, t, condition)
         after = call_unet(tiny, z, t, condition)
     assert torch.equal(before, during) and torch.equal(before, after)
-    assert len(maps) == {"cross": 7, "self": 7, "all": 14}[which]
+    assert len(maps) == {"cross": 4, "self": 4, "all": 8}[which]
     for name, probabilities in maps.items():
         torch.testing.assert_close(probabilities, captured_softmax(tiny, name, z, t, condition), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(probabilities.sum(-1), torch.ones(probabilities.shape[:-1]))
@@ -175,7 +175,7 @@ def test_layers_are_chosen_by_name_and_gradients_flow_through_maps(tiny, inputs)
     maps["mid_block.attentions.0.transformer_blocks.0.attn2"][..., 0].sum().backward()
     assert text.grad is not None and text.grad.abs().sum() > 0
     with (
-        pytest.raises(ValueError, match=r"no attention layer to read; layers: \['down_blocks.0"),
+        pytest.raises(ValueError, match=r"no attention layer to read; layers: \['down_blocks.1"),
         record_attention(tiny, keep=lambda name: False),
     ):
         pass
