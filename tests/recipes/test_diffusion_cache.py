@@ -9,11 +9,13 @@ import torch
 
 from lt.datagen.shards import LtError, Sample, SampleError, ShardWriter, open_shards
 from lt.datagen.sources.figures import FiguresSource
+from lt.datagen.sources.scenes import ScenesSource
 from lt.models.nn.autoencoder import AutoencoderSpace, small_autoencoder
 from lt.models.nn.tokenizers import split_words
 from lt.recipes.diffusion import autoencoders
-from lt.recipes.diffusion.cache import cached, picture_stage, text_stage
-from lt.recipes.diffusion.pictures import channels_first, to_signed
+from lt.recipes.diffusion.cache import bucket_of, cached, latent_field, picture_stage, text_stage
+from lt.recipes.diffusion.controls import color_picture, layout_picture
+from lt.recipes.diffusion.pictures import channels_first, fitted, to_signed
 from lt.recipes.diffusion.texts import (
     hugging_face_tokenizer,
     load_text_encoders,
@@ -196,3 +198,58 @@ def test_a_sample_without_a_caption_is_a_bad_sample():
     assert wordings(Sample("a", {"txt": " a cat "})) == ["a cat"]
     with pytest.raises(SampleError, match="no-caption"):
         wordings(Sample("a", {"txt": "  "}))
+
+
+def test_buckets_bring_each_picture_to_its_nearest_size(tmp_path, vae, notes):
+    rng, sizes = np.random.default_rng(0), ((32, 64), (48, 48), (64, 32))
+    with ShardWriter(tmp_path / "mixed" / "shard-000000.tar", durable=False) as writer:
+        for number, (height, width) in enumerate([(90, 50), (64, 64), (20, 45), (80, 41)]):
+            picture = rng.integers(0, 256, (height, width, 3), np.uint8)
+            writer.write(Sample(f"p-{number}", {"png": picture, "txt": "a picture"}))
+    (folder,) = cached([str(tmp_path / "mixed")], [picture_stage(str(vae), 48, 48, 30, sizes)], notes.append)
+    samples = {sample.key: sample for sample in open_shards(folder)}
+    assert {key: sample.fields[1] for key, sample in samples.items()} == {
+        "p-0": "latent-00.npy",
+        "p-1": "latent-01.npy",
+        "p-3": "latent-00.npy",
+    }, "p-2 is too small"
+    assert [bucket_of(sample.fields) for sample in samples.values()] == [0, 1, 0]
+    assert samples["p-0"].meta["latent"] | {"model": ""} == {
+        "model": "",
+        "size": [32, 64],
+        "enlarged": False,
+        "bucket": 0,
+    }
+    space = autoencoders.load(autoencoders.locate(str(vae)))
+    source = open_shards(str(tmp_path / "mixed"))
+    for key, size in (("p-0", (32, 64)), ("p-1", (48, 48)), ("p-3", (32, 64))):
+        pixels = channels_first(fitted(source[key].picture, *size))
+        wanted = space.encode(to_signed(torch.from_numpy(pixels)[None]))[0]
+        found = samples[key][latent_field(samples[key].meta["latent"]["bucket"])]
+        np.testing.assert_allclose(found, wanted.numpy(), atol=1e-5)
+    with pytest.raises(LtError, match="hold no latents in buckets"):
+        bucket_of(["json", "latent.npy"])
+
+
+def test_control_pictures_are_made_where_a_run_wants_them(tmp_path, vae, notes):
+    made = ScenesSource(3, "test", size=64)
+    with ShardWriter(tmp_path / "scenes" / "shard-000000.tar", durable=False) as writer:
+        for number in range(3):
+            writer.write(made.sample(number))
+        writer.write(Sample("plain", {"png": made.sample(0).picture, "txt": "nothing is named"}))
+
+    def cache(control: str):
+        return open_shards(
+            cached([str(tmp_path / "scenes")], [picture_stage(str(vae), 64, 64, 0, (), control)], print)[0]
+        )
+
+    plain, pose, color, layout = (cache(control) for control in ("", "pose", "color", "layout"))
+    assert plain.root == pose.root, "what shards hold is no matter of the cache"
+    assert {name for sample in plain for name in sample.fields} == {"json", "latent.npy", "txt"}
+    assert len(color) == 4 and len(layout) == 3
+    assert [(reject.key, reject.reason) for _, reject in layout.rejects()] == [("plain", "no-layout")]
+    for number in range(3):
+        scene = made.sample(number)
+        assert np.array_equal(color[scene.key]["color.png"], color_picture(scene.picture, (64, 64)))
+        assert np.array_equal(layout[scene.key]["layout.png"], layout_picture(scene, (64, 64)))
+        assert np.array_equal(layout[scene.key]["latent.npy"], plain[scene.key]["latent.npy"])
