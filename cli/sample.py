@@ -83,16 +83,41 @@ def pangu(
         help="A diffusers folder instead (SD 1 and 2, SDXL, PixArt); DIR:pose,edge names its ControlNets.",
         show_default=False,
     ),
-    controls: str = typer.Option("", "--controls", help="Control pictures to follow: pose,edge.", show_default="none"),
+    controls: str = typer.Option(
+        "",
+        "--controls",
+        help="Control pictures to follow: pose, edge, layout, color, with commas.",
+        show_default="none",
+    ),
     pose: Path = typer.Option(None, "--pose", help="A skeleton in OpenPose's colours on black.", show_default=False),
     edge: Path = typer.Option(None, "--edge", help="An edge map, white on black.", show_default=False),
+    layout: Path = typer.Option(None, "--layout", help="Filled boxes on black, a colour a name.", show_default=False),
+    color: Path = typer.Option(None, "--color", help="Flat cells of colour, eight a side.", show_default=False),
+    pose_of: Path = typer.Option(
+        None, "--pose-of", help="A photograph, whose people's pose (BlazePose) is followed.", show_default=False
+    ),
     edge_of: Path = typer.Option(
         None, "--edge-of", help="A photograph, whose edges (Canny) are followed.", show_default=False
+    ),
+    color_of: Path = typer.Option(
+        None, "--color-of", help="A picture, whose mean colours are followed.", show_default=False
     ),
     coop: list[str] = typer.Option(
         [],
         "--coop",
         help="MODEL=WEIGHT: another diffusers folder, or runs joined by +, that draws along; may be repeated.",
+        show_default=False,
+    ),
+    low: str = typer.Option(
+        None,
+        "--low",
+        help="MODEL[@WxH]: draws smaller until t = 500, then hands over.",
+        show_default=False,
+    ),
+    style: list[str] = typer.Option(
+        [],
+        "--style",
+        help="TEXT=SCALE: lean to what TEXT before the prompt changes; may be repeated.",
         show_default=False,
     ),
     size: str = typer.Option(None, "--size", help="Pixels, as 64x96.", show_default="the model's"),
@@ -108,11 +133,25 @@ def pangu(
     from lt.recipes.pangu.job import Wishes, make_job
     from lt.recipes.pangu.sample import write_grid
 
-    pictures = {name: file for name, file in (("pose", pose), ("edge", edge)) if file is not None}
-    asked = [name.strip() for name in controls.split(",") if name.strip()]
-    photos = {"edge": edge_of} if edge_of is not None else {}
+    drawn = {"pose": pose, "edge": edge, "layout": layout, "color": color}
+    photos = {"pose": pose_of, "edge": edge_of, "color": color_of}
     wishes = Wishes(
-        prompt, prompts, data, checkpoint, base, asked, pictures, photos, coop, size, count, steps, guidance, seed
+        prompt=prompt,
+        prompts=prompts,
+        data=data,
+        checkpoint=checkpoint,
+        base=base,
+        controls=[name.strip() for name in controls.split(",") if name.strip()],
+        pictures={name: file for name, file in drawn.items() if file},
+        photos={name: file for name, file in photos.items() if file},
+        coop=coop,
+        style=style,
+        low=low,
+        size=size,
+        count=count,
+        steps=steps,
+        guidance=guidance,
+        seed=seed,
     )
     job = make_job(wishes, note)
     out = out or Path("samples") / "pangu"

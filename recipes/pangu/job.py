@@ -7,10 +7,12 @@ from pathlib import Path
 
 from lt.datagen.engine.stage import Pipeline
 from lt.datagen.shards import UsageError
+from lt.recipes.diffusion.controls import Size
 from lt.recipes.pangu import painters
-from lt.recipes.pangu.painters import Located, Painter
+from lt.recipes.pangu.control_files import read_picture, same_aspect
+from lt.recipes.pangu.painters import Located
 from lt.recipes.pangu.requests import PromptSource, ShardPrompts, read_prompts
-from lt.recipes.pangu.sample import Draw, make_pipeline
+from lt.recipes.pangu.sample import Draw, LowStart, make_pipeline
 from lt.recipes.pangu.settings import CONTROLS
 from lt.recipes.worlds import figures
 
@@ -30,6 +32,8 @@ class Wishes:
     pictures: Mapping[str, Path] = field(default_factory=dict)
     photos: Mapping[str, Path] = field(default_factory=dict)
     coop: Sequence[str] = ()
+    style: Sequence[str] = ()
+    low: str | None = None
     size: str | None = None
     count: int | None = None
     steps: int = 40
@@ -61,13 +65,21 @@ def make_job(wishes: Wishes, note: Callable[[str], None]) -> Job:
     lead = _lead(wishes, controls)
     others, weights = _others(wishes, controls)
     painter = painters.load(lead)
-    width, height = _size(wishes.size, painter.side)
-    stage = Draw((lead, *others), controls, width, height, weights, wishes.steps, wishes.guidance)
+    size = _size("--size", wishes.size) if wishes.size else (painter.side, painter.side)
+    stage = Draw(
+        (lead, *others),
+        controls,
+        *size,
+        weights,
+        wishes.steps,
+        wishes.guidance,
+        styles=_styles(wishes.style),
+        low=_low(wishes.low, controls, size) if wishes.low else None,
+    )
     stage.check()
-    source, what = _source(wishes, controls, (width, height), note)
-    note(f"pangu: {painter.name}; {_together(others, weights)}{width}x{height} pixels, {what}")
-    if isinstance(source, PromptSource):
-        _warn_of_cuts(source.prompts, painter, note)
+    source, what = _source(wishes, controls, size, note)
+    note(f"pangu: {painter.name}; {_together(stage)}{size[0]}x{size[1]} pixels, {what}")
+    _warn(source, wishes, stage, note)
     return Job(make_pipeline(source, stage), controls)
 
 
@@ -77,34 +89,57 @@ def _lead(wishes: Wishes, controls: Sequence[str]) -> Located:
     if wishes.base:
         return painters.find(wishes.base, controls)
     tiny = ["runs/pangu-tiny", "runs/pangu-tiny-texture"]
-    elsewhere = bool(wishes.coop)  # the branch may belong to a model that draws along
+    elsewhere = bool(wishes.coop or wishes.low)  # the branch may belong to another model
     branches = [f"runs/pangu-tiny-{control}" for control in controls]
     found = [branch for branch in branches if Path(branch).is_dir() or not elsewhere]
     return painters.find_runs(wishes.checkpoint or [*tiny, *found])
 
 
 def _others(wishes: Wishes, controls: Sequence[str]) -> tuple[tuple[Located, ...], tuple[float, ...]]:
-    located, weights = [], []
-    for text in wishes.coop:
-        where, sign, weight = text.rpartition("=")
-        if not sign or not re.fullmatch(r"\d*\.?\d+", weight):
-            raise UsageError(f"--coop {text}: want MODEL=WEIGHT.", "Example: --coop models/sd15=0.5")
-        located.append(painters.find(where, controls))
-        weights.append(float(weight))
-    return tuple(located), tuple(weights)
+    scaled = [_scaled("--coop", text, "MODEL=WEIGHT", "models/sd15=0.5") for text in wishes.coop]
+    return tuple(painters.find(where, controls) for where, _ in scaled), tuple(weight for _, weight in scaled)
 
 
-def _size(text: str | None, side: int) -> tuple[int, int]:
-    if text is None:
-        return side, side
+def _styles(wished: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    return tuple(_scaled("--style", text, "TEXT=SCALE", '"an oil painting=4"') for text in wished)
+
+
+def _scaled(option: str, text: str, form: str, example: str) -> tuple[str, float]:
+    """What is named, and the number after the last `=`."""
+    name, _, number = text.rpartition("=")
+    if not name.strip() or not re.fullmatch(r"\d*\.?\d+", number):
+        raise UsageError(f"{option} {text}: want {form}.", f"Example: {option} {example}")
+    return name.strip(), float(number)
+
+
+def _low(text: str, controls: Sequence[str], size: Size) -> LowStart:
+    """What begins, by default as large as it draws by itself, in the aspect of the pictures."""
+    where, sign, wanted = text.rpartition("@")
+    located = painters.find(where if sign else text, controls)
+    if sign:
+        low = _size("--low MODEL@", wanted)
+    else:
+        painter = painters.load(located)
+        scale, factor = painter.side / max(size), painter.space.factor
+        width, height = (max(factor, round(side * scale / factor) * factor) for side in size)
+        low = width, height
+    if not same_aspect(low[::-1], size) or low[0] > size[0]:
+        raise UsageError(
+            f"--low begins at {low[0]}x{low[1]}, the pictures are to be {size[0]}x{size[1]}: want the same aspect, no larger.",
+            f"Name its size: --low {where if sign else text}@WIDTHxHEIGHT",
+        )
+    return LowStart(located, *low)
+
+
+def _size(option: str, text: str) -> Size:
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if not match or not (int(match[1]) and int(match[2])):
-        raise UsageError(f"--size {text}: want WIDTHxHEIGHT in pixels.", "Example: --size 64x96")
+        raise UsageError(f"{option} {text}: want WIDTHxHEIGHT in pixels.", "Example: 64x96")
     return int(match[1]), int(match[2])
 
 
 def _source(
-    wishes: Wishes, controls: tuple[str, ...], size: tuple[int, int], note: Callable[[str], None]
+    wishes: Wishes, controls: tuple[str, ...], size: Size, note: Callable[[str], None]
 ) -> tuple[PromptSource | ShardPrompts, str]:
     """Where prompts and control pictures come from, and a few words on it."""
     texts = [*wishes.prompt, *(read_prompts(wishes.prompts) if wishes.prompts else [])]
@@ -114,13 +149,14 @@ def _source(
         return _from_prompts(wishes, texts, controls, size), f"{len(texts)} prompt{'s'[: len(texts) > 1]} as asked"
     if wishes.pictures or wishes.photos:
         raise UsageError("A control picture needs a prompt.", 'Say what to draw: --prompt "a child in a red shirt"')
-    where = wishes.data or str(figures("test", _WORLD_SAMPLES, max(64, *size), note))
+    count = wishes.count or _FROM_SHARDS
+    where = wishes.data or str(figures("test", max(_WORLD_SAMPLES, count), max(64, *size), note))
     said = "as asked" if wishes.data else "no --prompt: the figures world's test split"
-    source = ShardPrompts(where, wishes.count or _FROM_SHARDS, wishes.seed, size, controls)
+    source = ShardPrompts(where, count, wishes.seed, size, controls)
     return source, f"prompts and control pictures of {where} ({said})"
 
 
-def _from_prompts(wishes: Wishes, texts: Sequence[str], controls: Sequence[str], size: tuple[int, int]) -> PromptSource:
+def _from_prompts(wishes: Wishes, texts: Sequence[str], controls: Sequence[str], size: Size) -> PromptSource:
     pictures, photos = (
         tuple((name, str(file)) for name, file in of.items()) for of in (wishes.pictures, wishes.photos)
     )
@@ -130,12 +166,28 @@ def _from_prompts(wishes: Wishes, texts: Sequence[str], controls: Sequence[str],
     return PromptSource(tuple(texts), wishes.count or len(texts), wishes.seed, size, pictures, photos)
 
 
-def _together(others: Sequence[Located], weights: Sequence[float]) -> str:
-    named = [f"{painters.load(one).name} at {weight:g}" for one, weight in zip(others, weights, strict=True)]
-    return f"together with {' and '.join(named)}; " if named else ""
+def _together(stage: Draw) -> str:
+    """Who else draws."""
+    low = stage.low
+    begins = f"begun by {painters.load(low.painter).name} at {low.width}x{low.height}; " if low else ""
+    others = zip(stage.members[1:], stage.weights, strict=True)
+    named = [f"{painters.load(one).name} at {weight:g}" for one, weight in others]
+    return begins + (f"together with {' and '.join(named)}; " if named else "")
 
 
-def _warn_of_cuts(prompts: Sequence[str], painter: Painter, note: Callable[[str], None]) -> None:
-    for prompt in prompts:
-        if cut := painter.unread(prompt):
-            note(f"  the last {cut} words of {prompt[:40]!r}... are not read: the text encoder has no places for them")
+def _warn(source: PromptSource | ShardPrompts, wishes: Wishes, stage: Draw, note: Callable[[str], None]) -> None:
+    """Say what comes out otherwise than one might think."""
+    if isinstance(source, ShardPrompts):
+        if wishes.count and wishes.count > source.total:
+            note(f"  {source.where} holds {source.total} samples: so many pictures, not {wishes.count}")
+        return
+    for control, file in source.pictures:
+        height, width, _ = read_picture(control, Path(file), source.size).shape
+        if (width, height) != source.size:
+            note(f"  the {control} picture is scaled from {width}x{height} to {source.size[0]}x{source.size[1]}")
+    painter = painters.load(stage.members[0])
+    for style in ("", *(f"{style} " for style, _ in stage.styles)):
+        for prompt in source.prompts:
+            if cut := painter.unread(style + prompt):
+                said = f"the last {cut} words of {(style + prompt)[:40]!r}..."
+                note(f"  {said} are not read: the text encoder has no places for them")

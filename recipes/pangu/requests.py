@@ -4,7 +4,7 @@ The n-th sample's seed is the run's seed + n, whatever the batch: `--seed 7 --co
 (with the same prompt).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,18 +13,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lt.datagen.shards import LtError, Reject, Sample, SampleError, Shards, UsageError, open_shards
-from lt.datagen.shards.codec import decode_image, to_rgb
 from lt.datagen.shards.reader import shard_identity
 from lt.datagen.shards.storage import digest_of_file
 from lt.models.nn.tokenizers import split_words
-from lt.models.perception.registry import BackendError, load
-from lt.recipes.diffusion.pictures import fitted
+from lt.recipes.diffusion.controls import control_picture
 from lt.recipes.diffusion.texts import wordings
+from lt.recipes.pangu.control_files import find_in_photo, read_drawn, same_aspect
 
 SHARD_SIZE = 32
 """Samples a shard: what an interrupted run repeats at most."""
-_ASPECT = 0.02
-"""Aspect ratios may differ so much (as a share) before a control picture would be visibly cut."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +34,11 @@ class PromptSource:
         seed: of the first one.
         size: (width, height) of the pictures.
         pictures: pairs of a control's name and the file of its picture.
-        photos: the same for photographs, whose control pictures are found in them at the size of the pictures.
+        photos: the same for photographs, whose control pictures are found in them.
 
     Raises:
         UsageError: an empty prompt.
-        LtError: a control picture cannot be read, or has another aspect than the pictures are to have.
+        LtError: see `control_files`.
     """
 
     prompts: tuple[str, ...]
@@ -84,23 +81,8 @@ class PromptSource:
 
     @cached_property
     def _controls(self) -> dict[str, np.ndarray]:
-        drawn = {control: self._read_control(control, Path(file)) for control, file in self.pictures}
-        found = {control: _detected(control, self._read_control(control, Path(file))) for control, file in self.photos}
-        return drawn | found
-
-    def _read_control(self, control: str, file: Path) -> np.ndarray:
-        try:
-            picture = to_rgb(decode_image(file.read_bytes()))
-        except (OSError, SampleError) as error:
-            raise LtError(f"Cannot read the {control} picture {file}: {error}.") from None
-        if not same_aspect(picture, self.size):
-            width, height = self.size
-            raise LtError(
-                f"The {control} picture is {picture.shape[1]}x{picture.shape[0]}, the pictures are to be {width}x{height}: "
-                "another aspect.",
-                "Cut one to the other's aspect, or choose --size.",
-            )
-        return fitted(picture, *self.size)
+        drawn = {control: read_drawn(control, Path(file), self.size) for control, file in self.pictures}
+        return drawn | {control: find_in_photo(control, Path(file), self.size) for control, file in self.photos}
 
 
 @dataclass(frozen=True)
@@ -109,7 +91,8 @@ class ShardPrompts:
 
     Args:
         where: folder, tar, pattern or URL.
-        controls: names of the control pictures to take over; a sample without one of them is rejected.
+        controls: names of the control pictures to take over, or to compute (`layout`, `color`); a sample where one of them
+            cannot be had is rejected.
     """
 
     where: str
@@ -129,7 +112,12 @@ class ShardPrompts:
         return list(self._shards.manifest.licences) if self._shards.manifest else []
 
     def splits(self) -> list[list[int]]:
-        return ranges(min(self.count, len(self._shards)))
+        return ranges(self.total)
+
+    @property
+    def total(self) -> int:
+        """How many there are to draw: `count`, or all that the shards hold."""
+        return min(self.count, len(self._shards))
 
     def read(self, split: Any) -> Iterator[Sample | Reject]:
         first, end = split
@@ -146,27 +134,16 @@ class ShardPrompts:
         return {"parents": [sample.meta["prompt_of"]]}
 
     def _control(self, sample: Sample, control: str) -> np.ndarray:
-        if f"{control}.png" not in sample:
-            raise SampleError(f"no-{control}", f"there is no {control}.png")
-        picture = to_rgb(sample[f"{control}.png"])
-        if not same_aspect(picture, self.size):
-            raise SampleError(f"{control}-of-another-aspect", f"{picture.shape[1]}x{picture.shape[0]}")
-        return fitted(picture, *self.size)
+        picture = control_picture(sample, control, self.size)
+        field = f"{control}.png"
+        height, width = sample[field if field in sample else sample.picture_field].shape[:2]
+        if not same_aspect((height, width), self.size):
+            raise SampleError(f"{control}-of-another-aspect", f"{width}x{height}")
+        return picture
 
     @cached_property
     def _shards(self) -> Shards:
         return open_shards(self.where)
-
-
-def _detected(control: str, photo: np.ndarray) -> np.ndarray:
-    """The control picture of a photograph, as the figures world makes its own. Raises LtError if no expert is known for it."""
-    if control != "edge":
-        raise UsageError(f"No expert here finds the {control} picture of a photograph.", "Known: edge.")
-    try:
-        (edges,) = load("edges", "opencv").edges([photo])
-    except BackendError as error:
-        raise LtError(error.message, error.hint) from None
-    return edges
 
 
 def request(key: str, prompt: str, seed: int, fields: Mapping[str, Any], prompt_of: str = "") -> Sample:
@@ -174,11 +151,6 @@ def request(key: str, prompt: str, seed: int, fields: Mapping[str, Any], prompt_
     language = "zh" if any("\u3400" <= word <= "\u9fff" for word in split_words(prompt)) else "en"
     meta: dict[str, Any] = {"captions": {language: prompt}, "seed": seed}
     return Sample(key, {**fields, "txt": prompt, "json": meta | ({"prompt_of": prompt_of} if prompt_of else {})})
-
-
-def same_aspect(picture: np.ndarray, size: Sequence[int]) -> bool:
-    """Whether a picture [h, w, ...] has the aspect of (width, height)."""
-    return abs(picture.shape[1] * size[1] / (picture.shape[0] * size[0]) - 1) <= _ASPECT
 
 
 def ranges(count: int) -> list[list[int]]:

@@ -4,8 +4,9 @@ source = PromptSource(("a child in a red shirt",), count=4, seed=0, size=(64, 64
 run_pipeline(make_pipeline(source, Draw((painters.find("runs/a+runs/b"),), (), 64, 64)), out, workers=0)
 """
 
+import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,15 +19,28 @@ from lt.datagen.engine.stage import Pipeline, Source, batched, model_time
 from lt.datagen.shards import LtError, Reject, Sample, UsageError, open_shards
 from lt.datagen.shards.codec import encode_image, to_rgb
 from lt.datagen.shards.storage import atomic_file, digest_of
-from lt.models.coop import Member, fading, joint_denoise
+from lt.models.coop import HandOver, Member, fading, hand_over
 from lt.models.nn.diffusion import Guided
+from lt.models.nn.sampling import Solver, restart_history
 from lt.recipes.config import nearest
-from lt.recipes.diffusion.pictures import channels_first, sheet, to_bytes
+from lt.recipes.diffusion.controls import Size
+from lt.recipes.diffusion.pictures import channels_first, fitted, sheet, to_bytes
 from lt.recipes.pangu import painters
 from lt.recipes.pangu.painters import Located, Painter
 
+T_LOW = 500
+"""Where a model of low resolution hands over: the paper's value is not recoverable, the split of its generators is 500."""
 GRID = "grid.png"
 _MOST_SHOWN, _COLUMNS = 64, 8
+
+
+@dataclass(frozen=True)
+class LowStart:
+    """A painter of low resolution that begins, and hands its clean guess over at t = `T_LOW`; its size in pixels."""
+
+    painter: Located
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,8 @@ class Draw:
         controls: names of the control pictures to follow; each goes to every painter that has such a branch.
         width, height: of the pictures.
         steps, guidance: of sampling; the paper's are 40 and 6.
+        styles: pairs of a text that stands before the prompt and the scale of this style (the paper's aesthetic scale is 4).
+        low: what begins at a lower resolution.
         batch: pictures at once; it does not change them beyond the rounding of sums.
     """
 
@@ -48,6 +64,8 @@ class Draw:
     weights: tuple[float, ...] = ()
     steps: int = 40
     guidance: float = 6.0
+    styles: tuple[tuple[str, float], ...] = ()
+    low: LowStart | None = None
     batch: int = 8
     name: ClassVar[str] = "pangu"
 
@@ -62,62 +80,103 @@ class Draw:
                 yield sample
 
     def lineage(self, sample: Sample) -> dict[str, Any]:
-        return {"model": digest_of([member.digest for member in self.members]), "seed": sample.meta["seed"]}
+        return {"model": digest_of([located.digest for located, _ in self._sized]), "seed": sample.meta["seed"]}
 
-    def check(self) -> list[Painter]:
-        """The painters, loaded.
+    @property
+    def _sized(self) -> list[tuple[Located, Size]]:
+        """Every painter with the size that it draws, the one of low resolution last."""
+        sized = [(member, (self.width, self.height)) for member in self.members]
+        return sized + ([(self.low.painter, (self.low.width, self.low.height))] if self.low else [])
+
+    def check(self) -> None:
+        """Load the painters and see whether they can do what is wanted.
 
         Raises:
-            LtError: see `painters.load`; a size that one of them cannot draw.
-            UsageError: a control that none of them has; weights that are no shares.
+            LtError: see `painters.load`; a scheduler that cannot begin where the low resolution ends.
+            UsageError: a control that none of them has; a size that one of them cannot draw; weights that are no shares; too few
+                steps.
         """
-        loaded = [painters.load(member) for member in self.members]
-        known = sorted({control for painter in loaded for control in painter.controls})
-        for control in self.controls:
-            if control not in known:
-                hint = nearest(control, known) or f"Train one: lt train pangu --control {control}"
-                raise UsageError(f"No control branch {control!r} here.", hint)
-        for painter in loaded:
-            factor = painter.space.factor
-            if self.width % factor or self.height % factor:
-                near = [max(factor, round(side / factor) * factor) for side in (self.width, self.height)]
-                raise UsageError(
-                    f"{self.width}x{self.height} cannot be drawn by {painter.name}: sides must be multiples of {factor}.",
-                    f"Try --size {near[0]}x{near[1]}.",
-                )
+        loaded = [(painters.load(located), size) for located, size in self._sized]
+        _check_controls(self.controls, [painter for painter, _ in loaded])
+        for painter, size in loaded:
+            _check_size(painter, size)
         if any(not 0 < weight <= 1 for weight in self.weights) or sum(self.weights) > 1:
             raise UsageError(
                 f"Coop weights are {self.weights}.", "Each is above 0 and their sum at most 1: the lead has the rest."
             )
-        return loaded
+        if self.low:
+            _check_hand_over(loaded[0][0].scheduler, self.steps)
 
     def _drawn(self, group: Sequence[Sample]) -> Tensor:
-        loaded = self.check()
-        members = [self._member(place, painter, group, loaded[0]) for place, painter in enumerate(loaded)]
+        lead = painters.load(self.members[0])
+        size = (self.width, self.height)
+        members = [self._member(one, size, group) for one in self.members]
+        for place, weight in enumerate(self.weights, start=1):
+            shared = members[place].space is lead.space
+            # through pixels the autoencoders' error would pass wholly into the result near t = 0
+            members[place] = replace(members[place], weight=weight if shared else fading(weight))
+        groups = [HandOver(members)]
+        if self.low:
+            begins = self._member(self.low.painter, (self.low.width, self.low.height), group)
+            groups = [HandOver([begins], T_LOW), *groups]
         seeds = [sample.meta["seed"] for sample in group]
-        latents = joint_denoise(members, loaded[0].scheduler, steps=self.steps, seeds=seeds)
+        latents = hand_over(groups, lead.scheduler, steps=self.steps, seeds=seeds)
         with torch.no_grad():
-            return loaded[0].space.decode(latents)
+            return lead.space.decode(latents)
 
-    def _member(self, place: int, painter: Painter, group: Sequence[Sample], lead: Painter) -> Member:
+    def _member(self, located: Located, size: Size, group: Sequence[Sample]) -> Member:
+        painter = painters.load(located)
         prompts = [sample["txt"] for sample in group]
-        condition, empty = painter.conditions(prompts, (self.width, self.height), self._hints(painter, group))
-        guided = Guided(painter.model, condition, empty, self.guidance)
-        weight = self.weights[place - 1] if place else 0.0
-        shared = painter.space is lead.space
-        # through pixels the autoencoders' error would pass wholly into the result near t = 0
-        return Member(
-            guided, painter.space, painter.latent_shape(self.width, self.height), weight if shared else fading(weight)
+        wanted = [control for control in self.controls if control in painter.controls]
+        hints = {name: torch.from_numpy(np.stack([_hint(sample, name, size) for sample in group])) for name in wanted}
+        condition, empty = painter.conditions(prompts, size, hints)
+        styles = [
+            (scale, painter.conditions([f"{style} {prompt}" for prompt in prompts], size, hints)[0])
+            for style, scale in self.styles
+            if scale
+        ]
+        guided = Guided(painter.model, condition, empty, self.guidance, tuple(styles))
+        return Member(guided, painter.space, painter.latent_shape(*size))
+
+
+def _check_controls(controls: Sequence[str], loaded: Sequence[Painter]) -> None:
+    known = sorted({control for painter in loaded for control in painter.controls})
+    for control in controls:
+        if control not in known:
+            hint = nearest(control, known) or f"Train one: lt train pangu --control {control}"
+            raise UsageError(f"No control branch {control!r} here.", hint)
+
+
+def _check_size(painter: Painter, size: Size) -> None:
+    factor = painter.space.factor
+    if any(side % factor for side in size):
+        near = [max(factor, round(side / factor) * factor) for side in size]
+        raise UsageError(
+            f"{size[0]}x{size[1]} cannot be drawn by {painter.name}: sides must be multiples of {factor}.",
+            f"Try {near[0]}x{near[1]}.",
         )
 
-    def _hints(self, painter: Painter, group: Sequence[Sample]) -> dict[str, Tensor]:
-        wanted = [control for control in self.controls if control in painter.controls]
-        return {name: torch.from_numpy(np.stack([_hint(sample, name) for sample in group])) for name in wanted}
+
+def _check_hand_over(scheduler: Any, steps: int) -> None:
+    """Whether steps lie on both sides of `T_LOW`, and the scheduler can begin in the middle."""
+    noise = torch.zeros(1)
+    begin = int((Solver(scheduler, steps, noise).timesteps > T_LOW).sum())
+    if not 0 < begin < len(Solver(scheduler, steps, noise).timesteps):
+        raise UsageError(
+            f"--steps {steps} leaves no step to one side of t = {T_LOW}, where the low resolution ends.",
+            "Take at least --steps 2.",
+        )
+    try:
+        restart_history(copy.deepcopy(scheduler))
+    except ValueError as error:
+        raise LtError(
+            f"Nothing can be handed over to this model: {error}.", "Its scheduler_config.json names the scheduler."
+        ) from None
 
 
-def _hint(sample: Sample, control: str) -> np.ndarray:
+def _hint(sample: Sample, control: str, size: Size) -> np.ndarray:
     """float32 [3, h, w] in 0..1."""
-    return channels_first(to_rgb(sample[f"{control}.png"])).astype(np.float32) / 255
+    return channels_first(fitted(to_rgb(sample[f"{control}.png"]), *size)).astype(np.float32) / 255
 
 
 def make_pipeline(source: Source, stage: Draw) -> Pipeline:

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import diffusion_runs
 import pytest
+from PIL import Image
+
+from lt.datagen.sources.figures import FiguresSource
 
 _SPEC = importlib.util.spec_from_file_location("tiny_pipelines", Path(__file__).parents[2] / "models" / "conftest.py")
 assert _SPEC is not None and _SPEC.loader is not None
@@ -31,3 +34,14 @@ def here(folder, monkeypatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("LT_HOME", str(folder / "home"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def controls(folder) -> dict[str, Path]:
+    """A skeleton, an edge map, a skeleton of another aspect, and one of half the size, as files."""
+    figure = FiguresSource(1, "test", size=64).sample(0)
+    pose = figure["pose.png"]
+    made = {"pose": pose, "edge": figure["edge.png"], "wide": pose[16:48], "half": pose[::2, ::2]}
+    for name, picture in made.items():
+        Image.fromarray(picture).save(folder / f"{name}.png")
+    return {name: folder / f"{name}.png" for name in made}

@@ -1,50 +1,24 @@
-"""`lt sample pangu`: pictures with their lineage from prompts and control pictures; what is wrong is named."""
+"""`lt sample pangu`: pictures with their lineage from prompts and control pictures, by one model or several."""
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusion_runs import SHORT, WORLD, run
+from diffusion_sampling import LT, PROMPT, TINY, drawn, sample
 from PIL import Image
-from typer.testing import CliRunner
 
-from lt.cli.app import app
 from lt.datagen.engine.run import run_pipeline
-from lt.datagen.shards import LtError, UsageError, open_shards
-from lt.datagen.sources.figures import FiguresSource
+from lt.datagen.shards import LtError, open_shards
 from lt.recipes import checkpoints, registry
 from lt.recipes.loop import train
 from lt.recipes.pangu import painters
 from lt.recipes.pangu.requests import PromptSource
 from lt.recipes.pangu.sample import Draw, make_pipeline
 from lt.recipes.plan import make_plan
-
-LT = Path(sys.executable).with_name("lt")
-PROMPT = "a child in a red shirt and blue trousers waving"
-TINY = ["runs/pangu-tiny", "runs/pangu-tiny-texture"]
-
-
-def sample(*words: str) -> str:
-    """`lt sample pangu`, in this process; what it says on stderr. Errors are raised."""
-    result = CliRunner().invoke(app, ["sample", "pangu", "--steps", "2", *words])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stderr
-
-
-@pytest.fixture(scope="module")
-def controls(folder) -> dict[str, Path]:
-    """A skeleton, an edge map, and a skeleton of another aspect, as files."""
-    figure = FiguresSource(1, "test", size=64).sample(0)
-    made = {"pose": figure["pose.png"], "edge": figure["edge.png"], "wide": figure["pose.png"][16:48]}
-    for name, picture in made.items():
-        Image.fromarray(picture).save(folder / f"{name}.png")
-    return {name: folder / f"{name}.png" for name in made}
 
 
 def test_with_nothing_said_it_draws_the_test_figures(here, tmp_path):
@@ -67,10 +41,6 @@ def test_with_nothing_said_it_draws_the_test_figures(here, tmp_path):
     assert again.returncode == 0 and "Nothing to do" in again.stderr
     verified = subprocess.run([LT, "shards", "verify", str(tmp_path)], cwd=here, capture_output=True, text=True)
     assert verified.returncode == 0, verified.stdout + verified.stderr
-
-
-def drawn(out: Path) -> dict[int, np.ndarray]:
-    return {one.meta["seed"]: one.picture.astype(int) for one in open_shards(str(out))}
 
 
 def test_a_seed_gives_its_picture_in_any_batch(here, tmp_path):
@@ -156,52 +126,58 @@ def test_a_second_model_draws_along(here, tmp_path, controls):
     assert not np.array_equal(alone, both)
 
 
-def test_edges_of_a_photograph_are_those_of_the_world(here):
-    figure = FiguresSource(1, "test", size=64).sample(0)
-    Image.fromarray(figure.picture).save(here / "photo.png")
-    source = PromptSource((PROMPT,), 2, 7, (64, 64), photos=(("edge", str(here / "photo.png")),))
-    first, second = source.read([0, 2])
-    assert np.array_equal(first["edge.png"], figure["edge.png"]) and np.array_equal(
-        second["edge.png"], first["edge.png"]
-    )
-    assert (first.meta["seed"], second.meta["seed"]) == (7, 8)
-    with pytest.raises(UsageError, match="No expert here finds the pose picture"):
-        PromptSource((PROMPT,), 1, 0, (64, 64), photos=(("pose", str(here / "photo.png")),))
+def test_a_second_style_pulls_and_a_scale_of_zero_is_none(here, tmp_path):
+    common = ("--prompt", PROMPT, "--count", "2")
+    sample(*common, "--out", str(tmp_path / "plain"))
+    sample(*common, "--style", "一个=0", "--out", str(tmp_path / "none"))
+    sample(*common, "--style", "a man=3", "--out", str(tmp_path / "one"))
+    sample(*common, "--style", "a man=3", "--style", "green=1.5", "--out", str(tmp_path / "two"))
+    plain, none, one, two = (drawn(tmp_path / name) for name in ("plain", "none", "one", "two"))
+    assert all(np.array_equal(plain[seed], none[seed]) for seed in plain)
+    assert not np.array_equal(plain[0], one[0]) and not np.array_equal(one[0], two[0])
 
 
-@pytest.mark.parametrize(
-    ("words", "kind", "message"),
-    [
-        (["--prompt", " "], UsageError, "The prompt is empty"),
-        (["--prompt", PROMPT, "--controls", "pos"], UsageError, r"Unknown control 'pos'\. Known: pose, edge"),
-        (["--prompt", PROMPT, "--controls", "edge"], LtError, r"pangu-tiny-edge is not there.*--preset tiny-edge"),
-        (["--prompt", PROMPT, "--controls", "pose"], UsageError, "no control picture for pose. Name it: --pose FILE"),
-        (["--prompt", PROMPT, "--pose", "{wide}"], LtError, "is 64x32, the pictures are to be 64x64: another aspect"),
-        (["--prompt", PROMPT, "--pose", "none.png"], LtError, "Cannot read the pose picture none.png"),
-        (["--prompt", PROMPT, "--edge", "{edge}", "--edge-of", "{edge}"], UsageError, "two control pictures for edge"),
-        (["--pose", "{pose}"], UsageError, "A control picture needs a prompt"),
-        (["--prompt", PROMPT, "--size", "66x64"], UsageError, "must be multiples of 4. Try --size 64x64"),
-        (["--prompt", PROMPT, "--size", "64"], UsageError, "want WIDTHxHEIGHT"),
-        (["--prompt", PROMPT, "--checkpoint", "runs/vae-tiny"], LtError, "is a checkpoint of vae, not of pangu"),
-        (["--prompt", PROMPT, "--checkpoint", "runs/none"], LtError, "runs/none is not there"),
-        (["--prompt", PROMPT, "--checkpoint", TINY[0]], LtError, "cannot draw alone.*--preset tiny-texture"),
-        (["--prompt", PROMPT, "--coop", "runs/pangu-tiny"], UsageError, "want MODEL=WEIGHT"),
-        (["--prompt", PROMPT, "--coop", f"{'+'.join(TINY)}=1.5"], UsageError, "Coop weights are"),
-        (["--prompt", PROMPT, "--data", "data"], UsageError, "either prompts or --data"),
-        (["--prompts", "none.txt"], LtError, "Cannot read the prompts none.txt: No such file"),
-        (["--base", "runs", "--checkpoint", "runs"], UsageError, "either --base or --checkpoint"),
-    ],
-)
-def test_wrong_calls_are_named(here, tmp_path, controls, words, kind, message):
-    with pytest.raises(kind, match=f"(?s){message}"):
-        sample(*(word.format(**controls) for word in words), "--out", str(tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
+def test_style_guidance_is_the_paper_s_formula(here):
+    """eps = eps_0 + s (eps_c - eps_0) + s_style (eps_style - eps_c), with the style before the prompt."""
+    found = painters.find_runs(TINY)
+    painter = painters.load(found)
+    request = next(PromptSource((PROMPT,), 1, 0, (64, 64)).read([0, 1]))
+    guided = Draw((found,), (), 64, 64, styles=(("a man", 4.0),))._member(found, (64, 64), [request]).guided
+    z, t = torch.randn(1, *painter.latent_shape(64, 64), generator=torch.Generator().manual_seed(0)), torch.tensor(700)
+    with torch.no_grad():
+        texts = ("", PROMPT, f"a man {PROMPT}")
+        empty, text, styled = (painter.model(z, t, painter.conditions([one], (64, 64), {})[0]) for one in texts)
+        ours = guided(z, t)
+    assert torch.allclose(ours, empty + 6 * (text - empty) + 4 * (styled - text), atol=1e-5)
+    assert not torch.allclose(ours, empty + 6 * (text - empty), atol=1e-3)
 
 
-def test_a_long_prompt_is_cut_aloud(here, tmp_path):
-    said = sample("--prompt", f"{PROMPT} " * 40, "--out", str(tmp_path / "out"))
-    assert "are not read: the text encoder has no places for them" in said
-    assert len(drawn(tmp_path / "out")) == 1
+def test_a_low_resolution_model_begins_and_hands_over(here, tmp_path, tiny_sd):
+    both = "+".join(TINY)
+    common = ("--prompt", PROMPT, "--size", "64x32", "--steps", "4")
+    sample(*common, "--out", str(tmp_path / "alone"))
+    said = sample(*common, "--low", f"{both}@32x16", "--out", str(tmp_path / "small"))
+    assert "begun by pangu: structure, texture at 32x16; 64x32 pixels" in said
+    (alone,), (begun,) = drawn(tmp_path / "alone").values(), drawn(tmp_path / "small").values()
+    assert begun.shape == (32, 64, 3) and np.abs(alone - begun).mean() > 2
+    tiny_sd.save_pretrained(tmp_path / "sd")
+    said = sample("--prompt", PROMPT, "--low", str(tmp_path / "sd"), "--out", str(tmp_path / "other"))
+    side = tiny_sd.unet.config.sample_size * 2 ** (len(tiny_sd.vae.config.block_out_channels) - 1)
+    assert f"at {side}x{side}; 64x64 pixels" in said, "as large as it draws by itself"
+    (other,) = drawn(tmp_path / "other").values()
+    assert other.shape == (64, 64, 3) and not np.array_equal(other, alone)
+
+
+def test_a_scheduler_that_cannot_begin_in_the_middle_is_refused(tmp_path, tiny_sd):
+    from diffusers import PNDMScheduler
+
+    folder = str(tmp_path / "sd")
+    tiny_sd.save_pretrained(folder)
+    PNDMScheduler.from_config(tiny_sd.scheduler.config).save_pretrained(tmp_path / "sd" / "scheduler")
+    index = tmp_path / "sd" / "model_index.json"
+    index.write_text(index.read_text().replace(type(tiny_sd.scheduler).__name__, "PNDMScheduler"))
+    with pytest.raises(LtError, match="Nothing can be handed over to this model: PNDMScheduler cannot restart"):
+        sample("--base", folder, "--low", folder, "--prompt", "apple", "--out", str(tmp_path / "out"))
 
 
 def test_a_branch_of_another_generator_is_refused(here):
