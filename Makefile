@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 EXTRAS := all,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup types lint format test demo bench-help bench-shards bench-scenes bench-contrastive reproduce-filip reproduce-wukong gpu-check test-webdataset-0.2 clean
+.PHONY: help setup types lint format test demo bench-help bench-shards bench-scenes bench-contrastive bench-diffusion reproduce-filip reproduce-wukong gpu-check test-webdataset-0.2 clean
 
 help: ## what can be made
 	@grep -hE '^[a-z0-9.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
@@ -60,6 +60,10 @@ bench-scenes: setup ## scenes at 256 px, samples a second per core
 bench-contrastive: setup ## the token-wise loss against the naive einsum; training against open_clip's trainer
 	$(BIN)/python benchmarks/contrastive_loss.py
 	$(BIN)/python benchmarks/contrastive_training.py
+
+bench-diffusion: setup ## sampling and training against diffusers; a coop step against the sum of its parts
+	$(BIN)/python benchmarks/diffusion_sampling.py
+	$(BIN)/python benchmarks/diffusion_training.py
 
 reproduce-filip reproduce-wukong: reproduce-%: setup ## re-test the paper's claims in miniature (about 40 minutes on two cores)
 	$(BIN)/lt reproduce $*
