@@ -24,6 +24,8 @@ from lt.recipes import checkpoints
 from lt.recipes.checkpoints import Record
 from lt.recipes.diffusion.quiet import without_bars
 from lt.recipes.pangu.objective import PanguObjective, restore
+from lt.recipes.shipped import located as named
+from lt.recipes.shipped import present
 
 _INDEX = "model_index.json"
 Conditions = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -100,9 +102,10 @@ def find_runs(where: Sequence[str]) -> Located:
     """Runs or checkpoints of `lt train pangu` that draw together. Raises LtError if one is missing or of another system."""
     folders, digests = [], []
     for run in where:
-        if not Path(run).is_dir():
-            raise LtError(f"{run} is not there.", _how_to_train(Path(run).name))
-        checkpoint = checkpoints.chosen(Path(run))
+        folder = named(run)
+        if not folder.is_dir():
+            raise LtError(f"{run} is not there.", _how_to_train(folder.name))
+        checkpoint = checkpoints.chosen(folder)
         record = Record.load(checkpoint)
         if record.system != "pangu":
             raise LtError(f"{run} is a checkpoint of {record.system}, not of pangu.", "Name a run of `lt train pangu`.")
@@ -140,7 +143,9 @@ def load(located: Located) -> Painter:
 def _from_runs(located: Located) -> Painter:
     restored = [restore(Path(folder)) for folder in located.folders]
     generators = _generators([one for one in restored if one.branch is None] or restored[:1])
-    some = generators[0]
+    some = max(
+        generators, key=lambda one: one.denoiser.timesteps.stop
+    )  # the one that learned whole pictures knows their sizes
     if len({(one.located.digest, one.texts) for one in restored}) > 1:
         raise LtError(
             "The checkpoints were trained with different autoencoders or text encoders: they cannot draw together."
@@ -159,14 +164,15 @@ def _from_runs(located: Located) -> Painter:
     some.space.to(_device())
 
     def conditions(prompts: Sequence[str], size: tuple[int, int], hints: Mapping[str, Tensor]) -> Conditions:
-        pictures = {HINT + name: hint.to(_device()) for name, hint in hints.items()}
+        given = {HINT + name: hint.to(_device()) for name, hint in hints.items()}
+        given |= some.size_condition(*size, len(prompts))
         return (
-            some.caption_condition(list(prompts)) | pictures,
-            some.caption_condition([""] * len(prompts)) | pictures,
+            some.caption_condition(list(prompts)) | given,
+            some.caption_condition([""] * len(prompts)) | given,
         )
 
     return Painter(
-        name="pangu: " + ", ".join(_title(one) for one in restored),
+        name=_named(located, restored),
         model=model,
         space=some.space,
         scheduler=make_scheduler("euler", model.schedule, model.prediction_type),
@@ -217,6 +223,12 @@ def _with_branches(generator: PanguObjective, branches: Sequence[PanguObjective]
 def _same_weights(one: PanguObjective, other: PanguObjective) -> bool:
     theirs = other.unet.state_dict()
     return all(torch.equal(value, theirs[name]) for name, value in one.unet.state_dict().items() if name in theirs)
+
+
+def _named(located: Located, restored: Sequence[PanguObjective]) -> str:
+    titles = ", ".join(_title(one) for one in restored)
+    shipped = {str(folder) for folder in present().values()}
+    return f"the miniature that comes with lt ({titles})" if set(located.folders) <= shipped else titles
 
 
 def _title(one: PanguObjective) -> str:
