@@ -31,7 +31,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes per rank and seconds; the measured ones are None where nothing was run."""
+    """Bytes per rank, seconds, multiply-adds over all ranks; what was not measured or counted is None."""
 
     sizes: list[Size]
     weights: int
@@ -40,6 +40,7 @@ class Estimate:
     ema: int
     activations: int | None = None
     seconds_per_step: float | None = None
+    multiply_adds_per_step: float | None = None
 
     @property
     def state(self) -> int:
@@ -71,7 +72,9 @@ def counted(objective: Objective, train: TrainSettings, ranks: int) -> Estimate:
     trained = 4 * sum(row.trained for row in rows)
     shards = ranks if train.parallel == "fsdp" else 1
     ema = trained if train.ema else 0
-    return Estimate(rows, weights // shards, trained // shards, _STATES * trained // shards, ema // shards)
+    memory = (part // shards for part in (weights, trained, _STATES * trained, ema))
+    each = objective.multiply_adds
+    return Estimate(rows, *memory, multiply_adds_per_step=each and each * train.batch)
 
 
 def measured(
@@ -163,6 +166,9 @@ def describe(estimate: Estimate, train: TrainSettings, device: torch.device) -> 
         lines.append(
             f"time: about {total} for {train.steps:,} steps ({estimate.seconds_per_step:.3g} s each, measured)"
         )
+    if estimate.multiply_adds_per_step:
+        each = f"{estimate.multiply_adds_per_step:.3g} multiply-adds a step of {train.batch:,} samples"
+        lines.append(f"compute: {each}, {train.steps * estimate.multiply_adds_per_step:.3g} in all (counted)")
     return lines
 
 

@@ -23,12 +23,12 @@ from lt.datagen.shards.errors import LtError
 from lt.datagen.shards.storage import write_json
 from lt.recipes import checkpoints
 from lt.recipes.batches import Bad, share, to_device, training_loader
-from lt.recipes.estimate import Estimate
+from lt.recipes.estimate import Estimate, counted, describe
 from lt.recipes.guard import Interruption
 from lt.recipes.logging import RunLog
-from lt.recipes.objective import Batch, Report
+from lt.recipes.objective import Batch, Objective, Report
 from lt.recipes.optim import set_rate
-from lt.recipes.parallel import Parts
+from lt.recipes.parallel import Parts, make_accelerator
 from lt.recipes.plan import Plan, check_enough
 from lt.recipes.run import Run, seed_all
 
@@ -88,10 +88,26 @@ def train(
 
 
 def dry_run(plan: Plan, note: Note = print) -> Estimate:
-    """Say what the run would take: parameters, memory, time. Writes nothing (but a built-in world that is missing)."""
+    """Say what the run would take: parameters, memory, time. Writes nothing (but a built-in world that is missing).
+
+    Where pretrained weights are missing, and the system knows its shapes without them, it counts and measures nothing.
+    """
+    if (outline := plan.recipe.outline(plan.settings)) is not None:
+        return _count(plan, outline, note)
     run = Run(plan, note)
     run.build()
     return run.estimate()
+
+
+def _count(plan: Plan, outline: Objective, note: Note) -> Estimate:
+    train, accelerator = plan.settings.train, make_accelerator(plan.settings.train)
+    note(
+        f"{plan.recipe.name}: preset {plan.preset} ({plan.why}); counted by its shapes, for pretrained weights are missing"
+    )
+    found = counted(outline, train, accelerator.num_processes)
+    for line in describe(found, train, accelerator.device):
+        note(f"  {line}")
+    return found
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,14 @@ class Objective:
     """Trained and stored in every checkpoint. Parameters with `requires_grad=False` are stored, not trained."""
     frozen: Mapping[str, nn.Module] = {}
     """Pretrained helpers that are only used: moved to the device and to eval mode, never stored."""
+    built_from: tuple[str, ...] = ()
+    """Of `modules`: those that only say which other models this one was built on."""
+    borrowed: tuple[str, ...] = ()
+    """Of `modules`: those that another run holds as well, so that shipped weights leave them out; see `completed`."""
     group_of: Callable[[Collection[str]], int] | None = None
     """Where samples differ in shape: the group of a sample by the names of its fields. Batches then hold one group only."""
+    multiply_adds: float | None = None
+    """Of one sample's forward and backward pass, where they were counted: for estimates that cannot be measured."""
     fsdp_blocks: tuple[type[nn.Module], ...] = ()
     """Classes of the blocks that FSDP shards one by one (transformer layers, U-Net stages)."""
 
@@ -131,6 +137,10 @@ class Objective:
 
     def pretrained(self) -> None:
         """Load the pretrained weights that the settings name: called once, when a run starts from nothing."""
+
+    def completed(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A checkpoint's tensors, `<module>.<name>`, with those that it left out because another run holds them."""
+        return tensors
 
     def after_step(self) -> None:
         """Called after every optimizer step: the place to clamp a temperature."""

@@ -25,7 +25,7 @@ from lt.models.nn.control import HINT, ControlledUNet, control_branch
 from lt.models.nn.diffusion import Condition, Denoiser, Guided, drop_condition, seeded_noise, split
 from lt.models.nn.pipelines import stable_diffusion_pipeline
 from lt.models.nn.sampling import Solver, make_scheduler
-from lt.models.nn.unet import TextUNet, UNetShape
+from lt.models.nn.unet import TextUNet, UNetShape, multiply_adds
 from lt.models.pangu import SizeBuckets
 from lt.recipes import checkpoints
 from lt.recipes.diffusion import autoencoders
@@ -45,11 +45,12 @@ from lt.recipes.diffusion.texts import (
 from lt.recipes.objective import Batch, Figures, Objective, Report
 from lt.recipes.pangu import data
 from lt.recipes.pangu.data import SEED, Row
-from lt.recipes.pangu.settings import DEFAULT_AUTOENCODER, UNETS, PanguSettings
+from lt.recipes.pangu.settings import DEFAULT_AUTOENCODER, UNETS, ModelSettings, PanguSettings
 from lt.recipes.registry import Need, Recipe
 
 POINTS = 8
 """Timesteps at which the validation loss is taken."""
+_USUAL_FACTOR = 8  # pixels a latent of every published autoencoder here
 _SHOWN, _STEPS, _GUIDANCE = 8, 20, 4.0
 
 
@@ -72,6 +73,8 @@ class PanguObjective(Objective):
         LtError: the autoencoder or a text encoder is not there.
     """
 
+    built_from = ("origins",)
+
     def __init__(self, settings: PanguSettings):
         model = settings.model
         self.settings = settings
@@ -89,6 +92,7 @@ class PanguObjective(Objective):
             for module in self.modules.values():
                 module.requires_grad_(False)
             self.branch = control_branch(self.unet, self.space.factor, model.hint_widths)
+            self.borrowed = tuple(name for name in self.modules if name != "origins")
             self.modules = {**self.modules, "branch": self.branch}
         if model.checkpointing:
             for module in filter(None, (self.unet, self.branch)):
@@ -243,6 +247,13 @@ class PanguObjective(Objective):
         clean, _ = split(output, solver.z, alpha, sigma, self.denoiser.prediction_type)
         return self.space.decode(clean)
 
+    def completed(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A shipped branch leaves out its generator, which lies in `base`."""
+        if not self.borrowed or any(name.startswith("unet.") for name in tensors):
+            return tensors
+        base = checkpoints.weights_of(restore(Path(self.settings.model.base)))
+        return {name: tensor for name, tensor in base.items() if name.split(".")[0] in self.borrowed} | tensors
+
     def pretrained(self) -> None:
         """A branch takes over the generator of `base`, and starts as a copy of its encoder (ControlNet)."""
         model = self.settings.model
@@ -316,6 +327,25 @@ def restore(where: Path) -> PanguObjective:
     return objective
 
 
+class Outline(Objective):
+    """The generator of these settings by its shapes, on the meta device, with the cost of a training pass at its square size."""
+
+    def __init__(self, model: ModelSettings):
+        shape, side = UNETS[model.unet], model.stage.size // _USUAL_FACTOR
+        with torch.device("meta"):
+            self.modules = {"unet": shape.build()}
+        passes = 4 if model.checkpointing else 3  # backward = 2 forward; checkpointing computes forward again
+        self.multiply_adds = passes * multiply_adds(shape, side, side, model.text_length)
+
+
+def outline(settings: PanguSettings) -> Outline | None:
+    """See `Recipe.outline`: where the autoencoder or a frozen text encoder is no folder, and no run makes it."""
+    model = settings.model
+    if model.control or model.autoencoder == DEFAULT_AUTOENCODER:
+        return None
+    return None if all(Path(one).is_dir() for one in (model.autoencoder, *model.text)) else Outline(model)
+
+
 def needs(settings: PanguSettings) -> list[Need]:
     """The tiny autoencoder, and for a branch the tiny generator, where the settings name these."""
     model = settings.model
@@ -339,4 +369,5 @@ RECIPE = Recipe(
     folder=Path(__file__).parent,
     prepare=data.prepare,
     needs=needs,
+    outline=outline,
 )
