@@ -14,9 +14,11 @@ from typer.testing import CliRunner
 
 from lt.cli.app import app
 from lt.datagen.shards import LtError, UsageError, open_shards
+from lt.datagen.sources.figures import FiguresSource
 from lt.recipes import checkpoints, registry
 from lt.recipes.checkpoints import Record
 from lt.recipes.diffusion.cache import cached, picture_stage
+from lt.recipes.diffusion.controls import control_picture
 from lt.recipes.logging import read_log
 from lt.recipes.loop import train
 from lt.recipes.pangu.objective import PanguObjective, restore
@@ -67,6 +69,20 @@ def test_a_branch_trains_alone_and_carries_its_generator(here):
     assert "model.safetensors" in record.files and record.system == "pangu"
     ema = checkpoints.read_tensors(checkpoints.chosen(Path("runs/pangu-tiny-pose")), record, "ema")
     assert {name.split(".")[0] for name in ema} == {"branch"}
+
+
+@pytest.mark.parametrize("control", ["layout", "color"])
+def test_branches_of_computed_controls_learn_from_both_worlds(here, control):
+    assert run("pangu", f"tiny-{control}", "train.steps=3", "log.validate_every=3").status == "done"
+    branch = restore(Path(f"runs/pangu-tiny-{control}"))
+    record = Record.load(checkpoints.chosen(Path(f"runs/pangu-tiny-{control}")))
+    assert record.samples == 56, "40 figures and 16 scenes"
+    zero = [p for name, p in branch.branch.named_parameters() if name.startswith("controlnet_down_blocks")]
+    assert all(p.abs().sum() > 0 for p in zero), "zero convolutions have moved"
+    shown = np.asarray(Image.open(Path(f"runs/pangu-tiny-{control}") / "pictures" / "step-00000003-grid.png"))
+    figure = FiguresSource(8, "test", size=64).sample(0)
+    wanted = control_picture(figure, control, (64, 64))
+    assert np.array_equal(shown[2 + 66 : 2 + 66 + 64, 2:66], wanted), "the control picture, between true and made"
 
 
 def test_a_run_continues_where_it_was(here):
