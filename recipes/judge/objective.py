@@ -37,11 +37,11 @@ class ModelSettings(Section):
 
     size: int = Field(default=64, ge=32, multiple_of=16)
     """Side of the pictures in pixels: others are scaled and cut to it."""
-    widths: tuple[int, int, int] = (40, 80, 128)
+    widths: tuple[int, int, int] = (32, 64, 128)
     """Channels at a quarter, an eighth and a sixteenth of the side."""
     features: int = Field(default=64, ge=1)
     """Width of the features that Fréchet and kernel distances are taken of."""
-    attributes: float = Field(default=0.5, gt=0)
+    attributes: float = Field(default=1.0, gt=0)
     """Weight of the attributes' loss beside that of the key points."""
 
 
@@ -97,9 +97,11 @@ def exact_points(sample: Sample) -> np.ndarray:
 
 def roughened(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Blur and noise of random strength, none in a third of all cases: uint8 [3, s, s]."""
-    strength = max(0.0, float(rng.uniform(-0.5, 1)))
+    strength = float(rng.uniform(-0.5, 1))
+    if strength <= 0:
+        return image
     blurred = Image.fromarray(image.transpose(1, 2, 0)).filter(ImageFilter.GaussianBlur(_BLUR * strength))
-    noise = rng.normal(0, _ROUGH * strength, image.shape) if strength else 0
+    noise = _ROUGH * strength * rng.standard_normal(image.shape, np.float32)
     return np.clip(np.asarray(blurred).transpose(2, 0, 1) + noise, 0, 255).round().astype(np.uint8)
 
 

@@ -344,6 +344,18 @@ def test_the_frechet_distance_is_left_out_aloud_where_pictures_are_few(home, fig
     assert "20 pictures are too few for features of 24 numbers; it takes more than 27" in said[0]
 
 
+def test_sets_without_pictures_are_named(home, figures, judge):
+    from lt.datagen.shards.writer import ShardWriter
+
+    (home / "texts").mkdir()
+    with ShardWriter(home / "texts" / "shard-000000.tar") as writer:
+        writer.write(Sample("a", {"txt": "no picture"}))
+    with pytest.raises(LtError, match="texts holds no picture"):
+        PictureSet(str(home / "texts")).own_size
+    with pytest.raises(LtError, match="texts holds no picture"):
+        extract(PictureSet(str(home / "texts"), None, (64, 64)), judge, cache=False)
+
+
 def test_sizes_must_agree(home, figures):
     small = drawn_shards(home, figures[:2], "small", lambda picture: picture[::2, ::2])
     with pytest.raises(LtError, match="enlarging the reference"):

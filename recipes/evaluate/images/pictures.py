@@ -65,7 +65,8 @@ class PictureSet:
 
     @cached_property
     def digest(self) -> str:
-        return digest_of([self.shards.digest(), self.limit])
+        count = len(self.shards)
+        return digest_of([self.shards.digest(), min(self.limit or count, count)])
 
     @cached_property
     def own_size(self) -> Size:
@@ -78,7 +79,12 @@ class PictureSet:
             return self.size
         for sample in self._decoded():
             return sample.picture.shape[1], sample.picture.shape[0]
-        raise LtError(f"{self.where} holds no picture.", f"`lt shards info {self.where}` tells what it holds.")
+        raise self.empty
+
+    @property
+    def empty(self) -> LtError:
+        """What to raise where there is no picture."""
+        return LtError(f"{self.where} holds no picture.", f"`lt shards info {self.where}` tells what it holds.")
 
     def samples(self) -> Iterator[Sample]:
         """Samples whose pictures can be decoded, in order, each with its picture at `own_size`.
@@ -138,6 +144,8 @@ def extract(pictures: PictureSet, extractor: Extractor, cache: bool = True) -> E
             return Extracted(file.get_tensor("features").numpy(), json.loads(file.metadata()["passed_over"]), True)
     groups = batched(pictures.samples(), BATCH)
     parts = [extractor.features([sample.picture for sample in group]) for group in groups]
+    if not parts:
+        raise pictures.empty
     features = np.concatenate(parts).astype(np.float32)
     if cache:
         path.parent.mkdir(parents=True, exist_ok=True)
