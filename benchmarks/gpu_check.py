@@ -250,7 +250,8 @@ PARTS: dict[str, Callable[[torch.device, bool], None]] = {
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    names = [*PARTS, "all"]
+    parser.add_argument("parts", nargs="*", default="all", choices=names, metavar="PART", help=", ".join(names))
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     chosen = parser.parse_args(arguments)
     device = torch.device(chosen.device)
@@ -260,7 +261,7 @@ def main(arguments: list[str] | None = None) -> None:
     cast(io.TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)  # a run that is cut has said what it knew
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name() if on_gpu else 'CPU, tiny shapes'}")
     for compiled in (False, True) if on_gpu else (False,):
-        for part in chosen.parts or PARTS:
+        for part in PARTS if "all" in chosen.parts else chosen.parts:
             PARTS[part](device, compiled)
     print(f"{time.perf_counter() - BEGAN:.0f} s in all")
 
