@@ -112,8 +112,12 @@ def test_an_interrupted_run_continues(here, tmp_path, kind):
     out = tmp_path / "out"
     words = [LT, "sample", "pangu", "--prompt", PROMPT, "--count", "96", "--steps", "3", "--out", str(out)]
     run = subprocess.Popen(words, cwd=here, env={**os.environ}, stderr=subprocess.PIPE, text=True)
-    stopped_after_the_first_shard(run, out, kind)
-    said = run.communicate(timeout=60)[1]
+    try:
+        wait_for_the_first_shard(run, out)
+        run.send_signal(kind)
+        said = run.communicate(timeout=60)[1]
+    finally:
+        run.kill()
     assert run.returncode == (1 if kind == signal.SIGINT else -signal.SIGKILL), said
     if kind == signal.SIGINT:
         assert "the same command again continues" in said and "Traceback" not in said
@@ -126,9 +130,8 @@ def test_an_interrupted_run_continues(here, tmp_path, kind):
     assert np.abs(pictures[95] - drawn(tmp_path / "last")[95]).max() <= 1
 
 
-def stopped_after_the_first_shard(run: subprocess.Popen, out: Path, kind: signal.Signals) -> None:
-    end = time.monotonic() + 120
+def wait_for_the_first_shard(run: subprocess.Popen, out: Path) -> None:
+    end = time.monotonic() + 300  # a busy machine needs a minute to start
     while not list(out.glob("shard-*.json")):
         assert run.poll() is None and time.monotonic() < end, "it ended before it was stopped"
-        time.sleep(0.005)
-    run.send_signal(kind)
+        time.sleep(0.01)
