@@ -10,7 +10,7 @@ A sample is a WebDataset sample: files `<key>.<field>` lying next to each other.
 | `background.png` | RGB, the size of the picture |
 | `layer-00.png` ... | RGBA foreground layers, full canvas, z ascending: 00 lies lowest |
 | `parts.png` | indexed mask of named parts (names in json) |
-| `edge.png` `pose.png` | control images |
+| `pose.png` `edge.png` `layout.png` `color.png` | control images |
 | `latent.npy` `embed.npy` | cached tensors, keyed by the digest of what made them |
 """
 
@@ -31,7 +31,8 @@ _FIELD = re.compile(r"[a-z0-9][a-z0-9_\-]*(\.[a-z0-9_\-]+)*")
 _MAX_FIELD_BYTES = 60
 _LAYER = re.compile(r"layer-(\d\d)\.png")
 _FIXED_FIELDS = frozenset(
-    {*codec.PICTURE_FIELDS, "txt", "json", "background.png", "parts.png", "edge.png", "pose.png"}
+    {*codec.PICTURE_FIELDS, "txt", "json", "background.png", "parts.png"}
+    | {"pose.png", "edge.png", "layout.png", "color.png"}
     | {"latent.npy", "embed.npy"}
 )
 
