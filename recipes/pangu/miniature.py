@@ -1,4 +1,7 @@
-"""The small world of PanGu-Draw's claims: figures at 32 pixels with short captions, of which many exist only at 16 pixels."""
+"""The small world of PanGu-Draw's claims: figures at 32 pixels on a plain ground, with short captions; many only at 16.
+
+Without scenery, autoencoders and generators of a few minutes' training spend what they have on the person.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +14,7 @@ from torch import Tensor
 
 from lt.datagen.engine.stage import Pipeline, SampleStage, rng_for
 from lt.datagen.shards import Sample, open_shards
+from lt.datagen.shards.compose import composite
 from lt.datagen.sources.shards import ShardSource
 from lt.recipes.diffusion.pictures import channels_first, fitted
 from lt.recipes.registry import Note
@@ -22,11 +26,13 @@ SMALL = 0.7
 """Share of the mixture's pictures that exist only at `LOW`."""
 DRAWN = 64
 """Side in pixels at which the world draws them."""
+_GROUND = 225
+"""Grey value behind the figure: no garment has it."""
 
 
 @dataclass(frozen=True)
 class Shrunk(SampleStage):
-    """A figure at `high` pixels, or by chance at `low`, with one short caption: what the person wears, in English.
+    """A figure alone at `high` pixels, or by chance at `low`, with one short caption: what the person wears, in English.
 
     Args:
         small: share of the samples that are left at `low` pixels; who they are depends on the key alone.
@@ -44,7 +50,9 @@ class Shrunk(SampleStage):
         points = [[[x * scale, y * scale, seen] for x, y, seen in person] for person in sample.meta["keypoints"]]
         kept = {name: sample.meta[name] for name in ("figure", "background", "split", "source")}
         meta = kept | {"captions": {"en": [said]}, "keypoints": points, "width": side, "height": side}
-        picture, pose = fitted(sample.picture, side, side), fitted(sample["pose.png"], self.high, self.high)
+        ground = np.full((sample.meta["height"], sample.meta["width"], 3), _GROUND, np.uint8)
+        picture = fitted(composite(ground, [sample["layer-00.png"]]), side, side)
+        pose = fitted(sample["pose.png"], self.high, self.high)
         return Sample(sample.key, {"png": picture, "pose.png": pose, "txt": said, "json": meta})
 
 

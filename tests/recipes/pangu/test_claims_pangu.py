@@ -3,15 +3,20 @@
 import numpy as np
 import pytest
 import torch
+from diffusion_runs import SHORT, WORLD
 from typer.testing import CliRunner
 
 from lt.cli.app import app
 from lt.datagen.shards import open_shards
+from lt.recipes.loop import train
 from lt.recipes.pangu import claims as study
 from lt.recipes.pangu import ledger, measures
 from lt.recipes.pangu.claims import HALF, HALF_LOW, STUDY, WHOLE
 from lt.recipes.pangu.measures import fine_energy
 from lt.recipes.pangu.miniature import HIGH, LOW, shrunk
+from lt.recipes.pangu.objective import restore
+from lt.recipes.plan import make_plan
+from lt.recipes.registry import find
 
 
 def test_the_small_world_has_small_pictures_by_chance_and_says_what_is_worn(tmp_path, monkeypatch):
@@ -58,6 +63,7 @@ def printed(tmp_path_factory) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_every_claim_is_judged_and_printed(printed):
     for claim in STUDY.claims:
         assert claim.statement[:60] in printed
@@ -66,5 +72,35 @@ def test_every_claim_is_judged_and_printed(printed):
     assert verdicts and "test the machinery" in printed and "nan" not in printed
 
 
+@pytest.mark.slow
 def test_the_efficiency_table_is_printed(printed):
     assert "Measured here" in printed and "+0%" in printed and "cascaded" in printed
+
+
+def test_the_efficiency_table_of_any_shards(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ledger, "_half", lambda latent: latent**2)
+    mixed = str(shrunk("train", 40, lambda _: None, 0.7))
+    sizes = ledger.sizes_of([mixed])
+    assert sorted(set(sizes)) == [(LOW, LOW), (HIGH, HIGH)] and len(sizes) == 40
+    paper = [(1024, 1024) if size == (HIGH, HIGH) else (400, 400) for size in sizes]
+    rows = {row[0]: row[1:] for row in ledger.estimated(paper).rows}
+    large = sizes.count((HIGH, HIGH))
+    assert rows["time-decoupled"][0] == f"100% (+{40 / large - 1:.0%})"
+    assert rows["resolution-boost"] == [f"{large / 40:.0%} (+0%)", "0%", *rows["resolution-boost"][2:]]
+    result = CliRunner().invoke(app, ["reproduce", "pangu", "--ledger", mixed, "--json"])
+    assert result.exit_code == 0 and '"time-decoupled"' in result.output
+    result = CliRunner().invoke(app, ["reproduce", "filip", "--ledger", mixed])
+    assert result.exit_code == 2
+
+
+def test_a_resolution_boost_is_trained_as_two_runs(here):
+    def weights(out: str, *overrides: str) -> dict[str, torch.Tensor]:
+        fixed = ("model.unet=tiny", "model.drop_small=true", "data.train=[data/figures-train-64px-40]")
+        plan = make_plan(find("pangu"), "tiny-whole", None, [*WORLD, *SHORT, *fixed, *overrides], here / out)
+        assert train(plan, note=lambda _: None).status == "done"
+        return restore(here / out).unet.state_dict()
+
+    low = weights("low", "model.high=32")
+    high = weights("high", f"train.init={here / 'low'}", "train.lr=1e-12")
+    assert all(torch.allclose(value, high[name], atol=1e-6) for name, value in low.items())
