@@ -10,7 +10,10 @@ app = typer.Typer(no_args_is_help=True, help="Let a trained system show what it 
 
 Align = typer.Option(True, "--align", help="Word-patch alignment pictures (what these models have to show).")
 Checkpoint = typer.Option(
-    None, "--checkpoint", help="A run's folder or a checkpoint.", show_default="runs/<system>-tiny"
+    None,
+    "--checkpoint",
+    help="A run's folder or a checkpoint.",
+    show_default="runs/<system>-tiny, else the one that comes with lt",
 )
 Data = typer.Option(None, "--data", help="Shards, or a file of captions.", show_default="the built-in test scenes")
 Pictures = typer.Option(
@@ -75,7 +78,7 @@ def pangu(
         [],
         "--checkpoint",
         help="A run of `lt train pangu`; once for each generator and branch.",
-        show_default="runs/pangu-tiny, -texture, and the branches asked for",
+        show_default="runs/pangu-tiny, -texture and the branches asked for, else lt:pangu-tiny ...",
     ),
     base: str = typer.Option(
         None,
@@ -171,15 +174,13 @@ def _align(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    from lt.datagen.shards.errors import LtError
     from lt.recipes.contrastive.world import test_scenes
     from lt.recipes.evaluate.features import Encoder
     from lt.recipes.evaluate.readers import open_collection
     from lt.recipes.filip.sample import align as draw
+    from lt.recipes.shipped import or_shipped
 
-    where = checkpoint or Path("runs") / f"{system}-tiny"
-    if not where.exists():
-        raise LtError(f"{where} is not there.", f"Train it first: lt train {system}")
+    where = checkpoint or Path(or_shipped(f"runs/{system}-tiny"))
     encoder = Encoder.load(where)
     data = data or str(test_scenes(encoder.objective.settings, note))
     note(f"{system}: {where} (step {encoder.record.step:,}) on {encoder.device.type}; data {data}")

@@ -31,6 +31,7 @@ from lt.datagen.shards.storage import TEMP_MARK, digest_of_file, write_error, wr
 from lt.recipes.config import Card, Settings, differences, flat, resolve
 from lt.recipes.objective import Objective
 from lt.recipes.parallel import like, whole
+from lt.recipes.shipped import located
 
 SCHEMA = 1
 RECORD = "checkpoint.json"
@@ -115,7 +116,7 @@ def save(folder: Path, record: Record, tensors: Mapping[str, Mapping[str, Tensor
         files = {}
         for stem, named in tensors.items():
             path = temporary / f"{stem}.safetensors"
-            _write_tensors(path, named)
+            write_tensors(path, named)
             files[path.name] = digest_of_file(path)
         write_json(temporary / RECORD, record.model_copy(update={"files": files}).model_dump(mode="json"))
         temporary.rename(final)
@@ -128,7 +129,8 @@ def save(folder: Path, record: Record, tensors: Mapping[str, Mapping[str, Tensor
     return final
 
 
-def _write_tensors(path: Path, named: Mapping[str, Tensor]) -> None:
+def write_tensors(path: Path, named: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file and wait until it is on the disk."""
     save_file(dict(named), path)
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -152,7 +154,8 @@ def best(folder: Path) -> Path | None:
 
 
 def chosen(where: Path) -> Path:
-    """The checkpoint that a run's folder stands for (its best, else newest one); a checkpoint stands for itself."""
+    """The checkpoint that a run's folder stands for (its best, else newest one); a checkpoint, or `lt:...`, for itself."""
+    where = located(where)
     folder = where / "checkpoints"
     return (best(folder) or latest(folder) or where) if folder.is_dir() else where
 
@@ -266,7 +269,7 @@ def restore(where: Path, weights: str = "auto") -> tuple[Objective, Record]:
     record = Record.load(checkpoint)
     recipe = registry.find(record.system)
     objective = recipe.objective(settings_of(record, recipe.settings))
-    load_weights(objective, read_tensors(checkpoint, record, "model"), checkpoint)
+    load_weights(objective, objective.completed(read_tensors(checkpoint, record, "model")), checkpoint)
     if weights == "ema" or (weights == "auto" and "ema.safetensors" in record.files):
         load_weights(objective, read_tensors(checkpoint, record, "ema"), checkpoint, subset=True)
     for module in objective.modules.values():

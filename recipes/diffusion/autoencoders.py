@@ -11,6 +11,7 @@ from lt.models.nn.autoencoder import AutoencoderSpace
 from lt.recipes import checkpoints
 from lt.recipes.checkpoints import Record
 from lt.recipes.diffusion.quiet import without_bars
+from lt.recipes.shipped import located
 from lt.recipes.vae.objective import VaeObjective
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -31,7 +32,7 @@ def locate(where: str) -> Located:
     Raises:
         LtError: there is none.
     """
-    folder = Path(where)
+    folder = located(where)
     if config := _diffusers_folder(folder):
         return Located(str(config.absolute()), _digest([config / "config.json", config / _WEIGHTS]))
     if not folder.is_dir():
@@ -48,24 +49,24 @@ def locate(where: str) -> Located:
 
 
 @lru_cache(maxsize=4)
-def load(located: Located) -> AutoencoderSpace:
+def load(found: Located) -> AutoencoderSpace:
     """The latent space, in eval mode, without gradients, on the CPU.
 
     Raises:
         LtError: what lies there is not what was located, or cannot be used.
     """
-    if locate(located.folder).digest != located.digest:
-        raise LtError(f"The autoencoder in {located.folder} was changed while it was in use.", "Start again.")
+    if locate(found.folder).digest != found.digest:
+        raise LtError(f"The autoencoder in {found.folder} was changed while it was in use.", "Start again.")
     vae: Any
-    if _diffusers_folder(Path(located.folder)):
+    if _diffusers_folder(Path(found.folder)):
         from diffusers import AutoencoderKL
 
         without_bars()
-        vae = AutoencoderKL.from_pretrained(located.folder, use_safetensors=True)
+        vae = AutoencoderKL.from_pretrained(found.folder, use_safetensors=True)
     else:
-        objective, _ = checkpoints.restore(Path(located.folder))
+        objective, _ = checkpoints.restore(Path(found.folder))
         assert isinstance(objective, VaeObjective)
-        vae = objective.ready(Path(located.folder))
+        vae = objective.ready(Path(found.folder))
     return AutoencoderSpace(vae.eval().requires_grad_(False))
 
 

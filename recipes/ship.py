@@ -1,0 +1,82 @@
+"""Make shipped weights of trained runs: `python -m lt.recipes.ship filip` takes `runs/filip-tiny` (see shipped.py)."""
+
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lt.datagen.shards import LtError
+from lt.datagen.shards.storage import digest_of_file, write_json
+from lt.recipes import checkpoints
+from lt.recipes.objective import Objective
+from lt.recipes.registry import find
+from lt.recipes.shipped import RUNS, SCHEME, weights_folder
+
+LIMIT = 8_000_000
+"""Bytes of one system's shipped weights."""
+
+
+def ship(run: Path, folder: Path) -> Path:
+    """Write a run's best checkpoint as shipped weights into `<folder>/<name of the run>`.
+
+    What it was built on (`runs/vae-tiny`) becomes the shipped one of that name (`lt:vae-tiny`), which must be shipped before.
+
+    Raises:
+        LtError: the run has no checkpoint, or what it was built on is not shipped.
+    """
+    trained, record = checkpoints.restore(run)
+    settings = {key: _as_shipped(value) for key, value in record.settings.items()}
+    record = record.model_copy(update={"settings": settings, "losses": []})
+    recipe = find(record.system)
+    shipped = recipe.objective(checkpoints.settings_of(record, recipe.settings))
+    taken = {name: t for name, t in checkpoints.weights_of(trained).items() if not _of(shipped.built_from, name)}
+    checkpoints.load_weights(shipped, taken, run, subset=True)
+    return _write(folder / run.name, record, _slim(shipped), run / "log.jsonl")
+
+
+def _slim(objective: Objective) -> dict[str, Tensor]:
+    """Its own weights, matrices in half precision, without what another shipped run holds."""
+    weights = checkpoints.weights_of(objective)
+    own = {name: tensor for name, tensor in weights.items() if not _of(objective.borrowed, name)}
+    return {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in own.items()}
+
+
+def _write(target: Path, record: checkpoints.Record, weights: Mapping[str, Tensor], log: Path) -> Path:
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    file = target / "model.safetensors"
+    checkpoints.write_tensors(file, weights)
+    write_json(
+        target / checkpoints.RECORD,
+        record.model_copy(update={"files": {file.name: digest_of_file(file)}}).model_dump(mode="json"),
+    )
+    shutil.copyfile(log, target / log.name)
+    return target
+
+
+def _of(modules: tuple[str, ...], name: str) -> bool:
+    return name.split(".")[0] in modules
+
+
+def _as_shipped(value: Any) -> Any:
+    known = {f"runs/{name}" for names in RUNS.values() for name in names}
+    return SCHEME + Path(value).name if isinstance(value, str) and value in known else value
+
+
+def main(systems: list[str]) -> None:
+    """Ship the runs of some systems from `runs/`. Raises LtError if they are too large."""
+    for system in systems:
+        folder = weights_folder(system)
+        for name in RUNS[system]:
+            ship(Path("runs") / name, folder)
+        size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+        print(f"{system}: {size:,} bytes of weights in {folder}")
+        if size > LIMIT:
+            raise LtError(f"The weights of {system} have {size:,} bytes, the limit is {LIMIT:,}.")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

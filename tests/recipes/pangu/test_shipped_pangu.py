@@ -1,0 +1,64 @@
+"""Shipping pangu: an autoencoder, two generators and a branch that borrows its generator, in half precision."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lt.datagen.shards import LtError
+from lt.recipes import checkpoints, shipped
+from lt.recipes.diffusion import autoencoders
+from lt.recipes.pangu import painters
+from lt.recipes.pangu.objective import restore
+from lt.recipes.ship import ship
+
+RUNS = ("vae-tiny", "pangu-tiny", "pangu-tiny-texture", "pangu-tiny-pose")
+
+
+@pytest.fixture
+def recipes(here, tmp_path, monkeypatch) -> Path:
+    """A folder of recipes in which the runs of `here` are shipped."""
+    monkeypatch.setattr(shipped, "_RECIPES", tmp_path)
+    for name in RUNS:
+        ship(Path("runs") / name, shipped.weights_folder("pangu"))
+    return tmp_path
+
+
+def test_shipped_weights_are_the_trained_ones_rounded(recipes):
+    for name in RUNS[1:]:
+        trained, kept = (checkpoints.weights_of(restore(Path(where + name))) for where in ("runs/", "lt:"))
+        assert trained.keys() == kept.keys()
+        for key, tensor in trained.items():
+            if not key.startswith("origins."):
+                torch.testing.assert_close(kept[key], tensor, rtol=2**-10, atol=1e-6)
+
+
+def test_a_branch_leaves_its_generator_to_the_run_that_holds_it(recipes):
+    names = load_file(shipped.located("lt:pangu-tiny-pose") / "model.safetensors")
+    assert {name.split(".")[0] for name in names} == {"branch", "origins"}
+    shutil.rmtree(shipped.weights_folder("pangu") / "pangu-tiny")
+    with pytest.raises(LtError, match="No weights named lt:pangu-tiny come with lt"):
+        restore(Path("lt:pangu-tiny-pose"))
+
+
+def test_shipped_models_draw_together_and_use_the_shipped_autoencoder(recipes):
+    painter = painters.load(painters.find_runs([f"lt:{name}" for name in RUNS[1:]]))
+    assert painter.name.startswith("the miniature that comes with lt") and painter.controls == ("pose",)
+    assert painter.space is autoencoders.load(autoencoders.locate("lt:vae-tiny"))
+    mine = painters.load(painters.find_runs([f"runs/{name}" for name in RUNS[1:]]))
+    z = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 4, 16, 16), dtype=np.float32))
+    both = []
+    for one in (painter, mine):
+        condition, _ = one.conditions(
+            ["a person in red"], (64, 64), {"pose": torch.rand(1, 3, 64, 64, generator=_seed())}
+        )
+        with torch.no_grad():
+            both.append(one.model(z, torch.tensor(900), condition))
+    torch.testing.assert_close(*both, rtol=0.02, atol=0.01)
+
+
+def _seed() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
