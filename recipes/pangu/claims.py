@@ -1,8 +1,8 @@
 """PanGu-Draw's claims in miniature, on drawn figures: two halves, texture trained small, enlarged data, coop, hand-over.
 
-The world is `miniature.py`: figures alone, at 32 pixels in 8x8 latents, small pictures of 16 pixels in 4x4 latents, one short caption
-("a person in a red shirt and blue trousers"). Compared schemes spend equal multiply-adds in training; a step of `whole` costs
-about two of a half's:
+The world is `miniature.py`: figures alone, at 32 pixels in 8x8 latents, small pictures of 16 pixels in 4x4 latents, one short
+caption ("a person in a red shirt and blue trousers"). Compared schemes spend equal multiply-adds in training; a step of `whole`
+costs about two of a half's:
 
 | variant | network | learns from | steps |
 |---|---|---|---|
