@@ -38,7 +38,7 @@ def train(
 ) -> None:
     """Train a system. On a laptop, with nothing else said: its tiny preset on a built-in world."""
     from lt.recipes import registry
-    from lt.recipes.plan import make_plan, missing_first
+    from lt.recipes.plan import completing, make_plan, missing_first
 
     given = {"data.train": f"[{','.join(data)}]" if data else None, "train.steps": steps, "train.seed": seed}
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None] + settings
@@ -55,6 +55,9 @@ def train(
             note(f"{plan.out} builds on {first.out}, which is trained first:")
             _train(first, resume=False, as_json=False)
         _train(plan, resume, as_json)
+        for further in completing(plan):
+            note(f"{further.out} makes {plan.recipe.name} whole:")
+            _train(further, resume=False, as_json=False)
 
 
 def _show(plan: "Plan", as_json: bool) -> None:

@@ -12,7 +12,9 @@ from lt.datagen.shards.errors import LtError, UsageError
 from lt.recipes import checkpoints
 from lt.recipes.batches import ShardSet
 from lt.recipes.config import Resolved, Settings, flat, nearest, read_card, resolve
-from lt.recipes.registry import Note, Recipe, find
+from lt.recipes.registry import Need, Note, Recipe, find
+
+_DATA = ("data.", "world.")
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,33 @@ def _default_preset(recipe: Recipe, names_data: bool) -> tuple[str, str]:
 def missing_first(plan: Plan) -> list[Plan]:
     """The runs that this one builds on and that are not finished, in the order to train them; with its data, if any was named."""
     found: dict[Path, Plan] = {}
-    named = [key for key, who in plan.resolved.origin.items() if who == "--set" and key.startswith(("data.", "world."))]
-    values = flat(plan.settings)
-    overrides = [f"{key}={json.dumps(values[key])}" for key in named]
     for need in plan.recipe.needs(plan.settings):
         if not _is_finished(need.out):
-            first = make_plan(find(need.system), need.preset, None, overrides, need.out)
+            first = _planned(need, plan)
             found |= {one.out: one for one in [*missing_first(first), first]}
     return list(found.values())
+
+
+def completing(plan: Plan) -> list[Plan]:
+    """The runs that make a system whole (the other generator, control branches), in the order to train them; with its data.
+
+    None where the user chose more than the data: who changes this run's training or folder wants this run.
+    """
+    chosen = [key for key in _named(plan) if not key.startswith(_DATA)]
+    if chosen or plan.out != Path("runs") / f"{plan.recipe.name}-tiny":
+        return []
+    return [_planned(need, plan) for need in plan.recipe.completes(plan.settings)]
+
+
+def _named(plan: Plan) -> list[str]:
+    return [key for key, who in plan.resolved.origin.items() if who == "--set"]
+
+
+def _planned(need: Need, plan: Plan) -> Plan:
+    """The plan of another run, on the data that was named for this one."""
+    values = flat(plan.settings)
+    overrides = [f"{key}={json.dumps(values[key])}" for key in _named(plan) if key.startswith(_DATA)]
+    return make_plan(find(need.system), need.preset, None, overrides, need.out)
 
 
 def _is_finished(out: Path) -> bool:

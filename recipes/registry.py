@@ -55,6 +55,8 @@ class Recipe:
     """Turn the shards, the user's or the world's, into those that the loop reads: caches of what frozen encoders say of them."""
     needs: Callable[[Any], Sequence[Need]] = lambda settings: ()
     """Runs that a run with these settings builds on (an autoencoder, the generator of a branch), in the order to train them."""
+    completes: Callable[[Any], Sequence[Need]] = lambda settings: ()
+    """Runs that make the system whole once this one is trained, in the order to train them."""
     outline: Callable[[Any], Objective | None] = lambda settings: None
     """What `--dry-run` counts where pretrained weights that the settings name are not there: the trained modules by their shapes
     alone, on the meta device. None where all is there, and the run itself can be measured."""

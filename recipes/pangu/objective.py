@@ -30,6 +30,7 @@ from lt.models.pangu import SizeBuckets
 from lt.recipes import checkpoints
 from lt.recipes.diffusion import autoencoders
 from lt.recipes.diffusion.cache import bucket_of
+from lt.recipes.diffusion.controls import STORED
 from lt.recipes.diffusion.pictures import sheet, to_bytes
 from lt.recipes.diffusion.quiet import without_bars
 from lt.recipes.diffusion.texts import (
@@ -358,6 +359,13 @@ def needs(settings: PanguSettings) -> list[Need]:
     ):
         found.append(Need("pangu", base.name.removeprefix("pangu-"), base))
     return found
+
+
+def completes(settings: PanguSettings) -> list[Need]:
+    """After the structure generator: the texture generator, and the branches for the controls that figures hold."""
+    if settings.model.generator != "structure" or settings.model.control:
+        return []
+    return [Need("pangu", f"tiny-{part}", Path(f"runs/pangu-tiny-{part}")) for part in ("texture", *STORED)]
 
 
 RECIPE = Recipe(

@@ -49,7 +49,7 @@ def test_shipped_models_draw_together_and_use_the_shipped_autoencoder(recipes):
     assert painter.name.startswith("the miniature that comes with lt") and painter.controls == ("pose",)
     assert painter.space is autoencoders.load(autoencoders.locate("lt:vae-tiny"))
     mine = painters.load(painters.find_runs([f"runs/{name}" for name in RUNS[1:]]))
-    z = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 4, 16, 16), dtype=np.float32))
+    z = torch.from_numpy(np.random.default_rng(0).standard_normal((1, painter.channels, 16, 16), dtype=np.float32))
     both = []
     for one in (painter, mine):
         condition, _ = one.conditions(
