@@ -9,16 +9,21 @@ import torch
 from test_diffusion_cache import write_autoencoder
 from transformers import ChineseCLIPTextConfig, ChineseCLIPTextModel, CLIPTextConfig, CLIPTextModelWithProjection
 
+from lt.datagen.engine.run import run_pipeline
 from lt.datagen.shards import LtError, Sample, ShardWriter, UsageError, open_shards
 from lt.models.nn.autoencoder import small_autoencoder
-from lt.models.nn.unet import PANGU
+from lt.models.nn.unet import PANGU, multiply_adds
 from lt.models.pangu import BUCKETS_512, BUCKETS_1024, bilingual_condition
 from lt.recipes import checkpoints, registry
 from lt.recipes.config import read_card, resolve
 from lt.recipes.diffusion.texts import hugging_face_tokenizer, load_text_encoders, text_digest, world_tokenizer
-from lt.recipes.loop import train
+from lt.recipes.estimate import Size
+from lt.recipes.loop import dry_run, train
+from lt.recipes.pangu import painters
 from lt.recipes.pangu import settings as pangu_settings
 from lt.recipes.pangu.objective import PanguObjective, restore
+from lt.recipes.pangu.requests import PromptSource
+from lt.recipes.pangu.sample import Draw, make_pipeline
 from lt.recipes.plan import make_plan
 
 SIZES = ((48, 80), (64, 64), (80, 48))
@@ -174,3 +179,31 @@ def test_the_papers_cards_take_a_step_at_true_shapes(models, monkeypatch, preset
     loss, _ = objective.loss({name: value.to("meta") for name, value in batch.items()})
     loss.backward()
     assert loss.shape == () and all(weight.grad is not None for weight in objective.unet.parameters())
+
+
+def test_a_dry_run_without_the_pretrained_weights_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    notes: list[str] = []
+    found = dry_run(make_plan(registry.find("pangu"), "paper-texture"), notes.append)
+    assert found.sizes == [Size("unet", 2_565_825_284, 2_565_825_284)] and found.seconds_per_step is None
+    assert found.memory == 5 * 4 * 2_565_825_284, "weights, gradients, two states, moving average"
+    forward = multiply_adds(PANGU, 64, 64, 77)
+    assert found.multiply_adds_per_step == 4 * forward * 2048, "forward, forward again, backward"
+    assert "counted by its shapes, for pretrained weights are missing" in notes[0]
+    assert notes[-1].endswith("multiply-adds a step of 2,048 samples, 1.3e+21 in all (counted)")
+    assert not list(tmp_path.iterdir()), "nothing is written"
+
+
+def test_both_generators_draw_in_a_size_that_the_first_has_learned(plan_of, folder):
+    train(plan_of("structure", "train.steps=2"), [].append)
+    small = "model.buckets=[[24, 40], [32, 32], [40, 24]]"
+    train(plan_of("texture", "train.steps=2", "model.generator=texture", "model.low=32", small), [].append)
+    found = painters.find_runs([str(folder / "texture"), str(folder / "structure")])
+    source = PromptSource(("a red apple", "一个红色苹果"), 2, 0, (48, 80))
+    pipeline = make_pipeline(source, Draw((found,), (), 48, 80, steps=2))
+    assert run_pipeline(pipeline, folder / "drawn", workers=0).complete
+    assert [sample.picture.shape for sample in open_shards(folder / "drawn")] == [(80, 48, 3)] * 2
+    condition, empty = painters.load(found).conditions(["a red apple"], (80, 48), {})
+    assert condition["ids"].tolist() == empty["ids"].tolist() == [[2]]
+    with pytest.raises(LtError, match="48x64 is no size this model has learned"):
+        painters.load(found).conditions(["a red apple"], (48, 64), {})
