@@ -17,10 +17,11 @@ costs about two of a half's:
 At 16 pixels sharp and small pictures are the same, so texture-low is the texture generator of the mixture too. Autoencoders and
 judge are trained once for all seeds.
 
-The plan of time. One step is 32 pictures, so a share of 1 is 48,000. Forward and backward of the U-Net alone, one core, measured:
-348 pictures a second for a half at 32 pixels, 621 at 16, 221 for a whole; that makes 1,350 s of one core a seed, about 1,700 s with
-text encoder and optimizer (guessed: a quarter more). Drawing, 14 times 256 pictures in 20 steps of two passes: about 170 s more.
-With two cores worth 1.6, that is 20 minutes a seed; three seeds, the shared runs (7 minutes), caches and starts: about 75 minutes.
+The plan of time. One step is 32 pictures, so a share of 1 is 48,000. Forward and backward of the U-Net alone, one core,
+measured: 348 pictures a second for a half at 32 pixels, 621 at 16, 221 for a whole; that makes 1,350 s of one core a seed, about
+1,700 s with text encoder and optimizer (guessed: a quarter more). Drawing, 14 times 256 pictures in 20 steps of two passes: about
+170 s more. With two cores worth 1.6, that is 20 minutes a seed; three seeds, the shared runs (7 minutes), caches and starts:
+about 75 minutes.
 """
 
 from collections.abc import Mapping
