@@ -36,6 +36,7 @@ def retrieval(
     captions: int = typer.Option(
         None, "--captions", min=1, help="At most so many captions a picture.", show_default="all"
     ),
+    prompt: str = typer.Option("{}", "--prompt", help='Around every caption, such as "a photo of {}" (as FILIP does).'),
     cache: bool = Cache,
     as_json: bool = JsonOption,
 ) -> None:
@@ -46,7 +47,7 @@ def retrieval(
 
     encoder = Encoder.load(checkpoint)
     collection = open_collection(data, pictures, encoder.language, split, only)
-    _print(evaluate_retrieval(encoder, collection, limit, captions, cache, note), as_json)
+    _print(evaluate_retrieval(encoder, collection, limit, captions, prompt, cache, note), as_json)
 
 
 @app.command(

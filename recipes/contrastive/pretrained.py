@@ -21,8 +21,8 @@ def load_image_tower(model: DualEncoder, where: Path) -> None:
     """Load the image tower's weights into `model`, and nothing else.
 
     Args:
-        where: a `.safetensors` or `.pt` file whose names are OpenAI's or open_clip's (`visual.conv1.weight` ...; for a timm tower
-            timm's own), or a folder: a run or checkpoint of lt.
+        where: a `.safetensors` or `.pt` file whose names are OpenAI's or open_clip's (`visual.conv1.weight` ...), those of
+            transformers' CLIPModel (`vision_model.` ...) or, for a timm tower, timm's own; or a run or checkpoint of lt.
 
     Raises:
         LtError: the file cannot be read, or it does not hold this tower.
@@ -31,7 +31,10 @@ def load_image_tower(model: DualEncoder, where: Path) -> None:
     if isinstance(model.image_tower, TimmTower):
         _load(model.image_tower.backbone, {name: value for name, value in state.items() if "head" not in name}, where)
         return
-    ours = state if any(name.startswith(_PREFIX) for name in state) else openai_state(state)
+    if any(name.startswith("vision_model.") for name in state):
+        ours = _from_transformers(state, model)
+    else:
+        ours = state if any(name.startswith(_PREFIX) for name in state) else openai_state(state)
     _load(model.image_tower, {n.removeprefix(_PREFIX): v for n, v in ours.items() if n.startswith(_PREFIX)}, where)
 
 
@@ -41,6 +44,18 @@ def _load(tower: nn.Module, state: Mapping[str, Tensor], where: Path) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise LtError(f"{where} does not hold this image tower: {reason}", "Check model.size.") from None
+
+
+def _from_transformers(state: Mapping[str, Tensor], model: DualEncoder) -> dict[str, Tensor]:
+    """What transformers' CLIPModel calls otherwise, and partly cuts in three, under our names: `export.clip_names` backwards."""
+    from lt.recipes.contrastive.export import clip_names
+
+    ours = {}
+    for name, value in model.image_tower.state_dict(prefix=_PREFIX).items():
+        theirs = [their_name for their_name, _ in clip_names({name: value})]
+        if all(their_name in state for their_name in theirs):
+            ours[name] = torch.cat([state[their_name] for their_name in theirs])
+    return ours
 
 
 def _from_run(where: Path) -> dict[str, Tensor]:

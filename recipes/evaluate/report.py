@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lt.datagen.shards import LtError
+from lt.datagen.shards import LtError, UsageError
 from lt.models.nn.contrastive import Features
 from lt.recipes.checkpoints import versions
 from lt.recipes.contrastive.pairs import text_number
@@ -45,17 +45,31 @@ def evaluate_retrieval(
     collection: Collection,
     limit: int | None = None,
     captions: int | None = None,
+    prompt: str = "{}",
     cache: bool = True,
     note: Note = print,
 ) -> Evaluation:
-    """Retrieval among the first `limit` pictures with at most `captions` captions each."""
+    """Retrieval among the first `limit` pictures with at most `captions` captions each, which `prompt` takes for its `{}`.
+
+    Raises:
+        UsageError: the prompt has no place, or several, for the caption.
+    """
+    if prompt.count("{}") != 1:
+        raise UsageError(f"The prompt {prompt!r} must hold {{}} once, where the caption goes.")
     pictures = encode_pictures(encoder, collection, limit, cache)
     texts = [text for said in pictures.captions for text in said[:captions]]
     owner = torch.tensor([row for row, said in enumerate(pictures.captions) for _ in said[:captions]])
     numbers = torch.tensor([text_number(text) for text in texts])
     _announce(encoder, collection, pictures, f"{len(texts):,} captions", note)
-    found = recalls(pictures.features, encoder.texts(texts), numbers, owner)
-    protocol = {"pictures": len(pictures.keys), "captions": len(texts), "language": encoder.language, "bootstrap": 1000}
+    prompted = encoder.texts([prompt.replace("{}", text) for text in texts])
+    found = recalls(pictures.features, prompted, numbers, owner)
+    protocol = {
+        "pictures": len(pictures.keys),
+        "captions": len(texts),
+        "prompt": prompt,
+        "language": encoder.language,
+        "bootstrap": 1000,
+    }
     return _evaluation("retrieval", found.intervals(), protocol, encoder, collection, pictures)
 
 

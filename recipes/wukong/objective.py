@@ -30,7 +30,7 @@ class ModelSettings(HeadSettings):
     locked: bool = False
     """Keep the image tower as it is (LiT, arXiv 2111.07991); needs `image_weights`."""
     image_weights: str = free("")
-    """Weights that the image tower starts from: a file in OpenAI's, open_clip's or timm's names, or an lt run or checkpoint."""
+    """Weights that the image tower starts from: a file in OpenAI's, open_clip's, transformers' or timm's names, or an lt run."""
 
 
 class WukongSettings(ContrastiveSettings):

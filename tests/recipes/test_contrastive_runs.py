@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lt.cli import app
 from lt.datagen.shards import LtError
@@ -102,6 +103,11 @@ def test_retrieval_as_json_names_data_and_model_and_caches_features(lt, filip):
     code, again, told = lt(*words)
     assert "from the cache" in told and json.loads(again)["figures"] == result["figures"]
     assert "from the cache" not in lt(*words[:-1], "--no-cache")[2]
+    code, shown, told = lt(*words, "--prompt", "three of {}")
+    prompted = json.loads(shown)
+    assert prompted["protocol"] == {**result["protocol"], "prompt": "three of {}"}
+    assert prompted["figures"] != result["figures"]
+    assert lt(*words, "--prompt", "three of")[0] == 2
 
 
 def test_zero_shot_with_own_classes_and_prompts(lt, filip, folder):
@@ -208,6 +214,20 @@ def test_an_openai_state_loads_into_the_image_tower(tmp_path):
         load_image_tower(model, tmp_path / "evil.pt")
 
 
+def test_a_clip_model_of_transformers_loads_into_the_image_tower(tmp_path):
+    objective = registry.find("wukong").objective(resolve(registry.find("wukong").settings).settings)
+    tower = {f"image_tower.{name}": torch.randn_like(v) for name, v in objective.model.image_tower.state_dict().items()}
+    theirs = {name: part.contiguous() for name, part in clip_names(tower)}
+    save_file(theirs, tmp_path / "model.safetensors")
+    load_image_tower(objective.model, tmp_path / "model.safetensors")
+    for name, value in objective.model.image_tower.state_dict(prefix="image_tower.").items():
+        assert torch.equal(value, tower[name]), name
+    del theirs["vision_model.encoder.layers.0.self_attn.q_proj.bias"]
+    save_file(theirs, tmp_path / "model.safetensors")
+    with pytest.raises(LtError, match=r"does not hold this image tower: .*in_proj_bias"):
+        load_image_tower(objective.model, tmp_path / "model.safetensors")
+
+
 def test_clip_names_cover_every_weight_but_the_reduction():
     objective = registry.find("wukong").objective(resolve(registry.find("wukong").settings).settings)
     state = objective.model.state_dict()
@@ -256,11 +276,19 @@ def test_the_papers_cards_have_the_papers_shapes(system, preset):
         assert not any(weight.requires_grad for weight in objective.model.image_tower.parameters())
 
 
-def test_filips_paper_card_takes_a_step_at_true_shapes():
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("system", "captions"),
+    [
+        ("filip", ["a photo of a fox", "two red apples on a table"]),
+        ("wukong", ["一张狐狸的照片。", "桌上的两个红苹果"]),
+    ],
+)
+def test_the_paper_cards_take_a_step_at_true_shapes(system, captions):
     torch.manual_seed(0)
-    objective, chosen = objective_of("filip", "paper")
+    objective, chosen = objective_of(system, "paper")
     optimizer = make_optimizer(objective.parameter_groups(chosen.train.weight_decay), chosen.train, torch.device("cpu"))
-    ids, mask = objective.tokenizer(["a photo of a fox", "two red apples on a table"])
+    ids, mask = objective.tokenizer(captions)
     image = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
     before = objective.model.text_projection.weight.clone()
     loss, _ = objective.loss({"image": image, "tokens": ids, "mask": mask, "text": torch.tensor([1, 2])})
