@@ -23,7 +23,7 @@ from lt.recipes.logging import read_log
 from lt.recipes.loop import train
 from lt.recipes.pangu.objective import PanguObjective, restore
 from lt.recipes.pangu.settings import ModelSettings
-from lt.recipes.plan import make_plan, missing_first
+from lt.recipes.plan import completing, make_plan, missing_first
 from lt.recipes.vae import objective as vae_objective
 from lt.recipes.worlds import figures
 
@@ -106,7 +106,7 @@ def test_latents_of_another_autoencoder_are_refused(here):
     (cache,) = cached(["data/figures-train-64px-40"], [picture_stage("runs/vae-tiny", 64, 64)], print)
     sample = next(iter(open_shards(cache)))
     row = restore(Path("runs/pangu-tiny")).example()
-    assert row(sample, None)["latent"].shape == (4, 16, 16)
+    assert row(sample, None)["latent"].shape == (8, 16, 16)
     sample.meta["latent"]["model"] = "00" * 32
     with pytest.raises(LtError, match="was made by another encoder"):
         row(sample, None)
@@ -168,9 +168,13 @@ def test_what_a_run_builds_on_is_trained_first(tmp_path, monkeypatch):
     first = missing_first(plan)
     assert [str(one.out) for one in first] == ["runs/vae-tiny", "runs/pangu-tiny"]
     assert all(one.settings.world.figures == 40 and one.settings.data.workers == 0 for one in first)
-    assert [one.settings.train.batch for one in first] == [32, 32], "only the data is handed on"
+    assert [one.settings.train.batch for one in first] == [16, 16], "only the data is handed on"
     own = make_plan(registry.find("pangu"), "tiny-pose", None, ["model.autoencoder=a", "model.base=b"])
-    assert missing_first(own) == []
+    assert missing_first(own) == [] and completing(own) == []
+    after = completing(make_plan(registry.find("pangu"), "tiny", None, WORLD))
+    assert [str(one.out) for one in after] == [f"runs/pangu-tiny-{part}" for part in ("texture", "pose", "edge")]
+    assert all(one.settings.world.figures == 40 and one.settings.train.steps > 1000 for one in after)
+    assert completing(plan) == [], "whoever changes a run's training wants that run alone"
     short = tmp_path / "cards"
     short.mkdir()
     (short / "tiny.yaml").write_text(
