@@ -14,7 +14,8 @@ from lt.recipes.batches import ShardSet
 from lt.recipes.config import Resolved, Settings, flat, nearest, read_card, resolve
 from lt.recipes.registry import Need, Note, Recipe, find
 
-_DATA = ("data.", "world.")
+_SHARED = ("data.", "world.", "log.")
+"""Settings that are handed on to the runs that belong to a run."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _default_preset(recipe: Recipe, names_data: bool) -> tuple[str, str]:
 
 
 def missing_first(plan: Plan) -> list[Plan]:
-    """The runs that this one builds on and that are not finished, in the order to train them; with its data, if any was named."""
+    """The runs that this one builds on and that are not finished, in the order to train them; with the data and log settings that were named for it."""
     found: dict[Path, Plan] = {}
     for need in plan.recipe.needs(plan.settings):
         if not _is_finished(need.out):
@@ -91,11 +92,11 @@ def missing_first(plan: Plan) -> list[Plan]:
 
 
 def completing(plan: Plan) -> list[Plan]:
-    """The runs that make a system whole (the other generator, control branches), in the order to train them; with its data.
+    """The runs that make a system whole (the other generator, control branches), in the order to train them, on the same data.
 
-    None where the user chose more than the data: who changes this run's training or folder wants this run.
+    None where the user chose more than data and log: who changes this run's training or folder wants this run.
     """
-    chosen = [key for key in _named(plan) if not key.startswith(_DATA)]
+    chosen = [key for key in _named(plan) if not key.startswith(_SHARED)]
     if chosen or plan.out != Path("runs") / f"{plan.recipe.name}-tiny":
         return []
     return [_planned(need, plan) for need in plan.recipe.completes(plan.settings)]
@@ -108,7 +109,7 @@ def _named(plan: Plan) -> list[str]:
 def _planned(need: Need, plan: Plan) -> Plan:
     """The plan of another run, on the data that was named for this one."""
     values = flat(plan.settings)
-    overrides = [f"{key}={json.dumps(values[key])}" for key in _named(plan) if key.startswith(_DATA)]
+    overrides = [f"{key}={json.dumps(values[key])}" for key in _named(plan) if key.startswith(_SHARED)]
     return make_plan(find(need.system), need.preset, None, overrides, need.out)
 
 
