@@ -82,7 +82,7 @@ def _default_preset(recipe: Recipe, names_data: bool) -> tuple[str, str]:
 
 
 def missing_first(plan: Plan) -> list[Plan]:
-    """The runs that this one builds on and that are not finished, in the order to train them; with the data and log settings that were named for it."""
+    """The runs that this one builds on and that are not finished, in the order to train them, on the same data."""
     found: dict[Path, Plan] = {}
     for need in plan.recipe.needs(plan.settings):
         if not _is_finished(need.out):

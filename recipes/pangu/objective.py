@@ -377,5 +377,6 @@ RECIPE = Recipe(
     folder=Path(__file__).parent,
     prepare=data.prepare,
     needs=needs,
+    completes=completes,
     outline=outline,
 )
