@@ -276,19 +276,11 @@ def test_the_papers_cards_have_the_papers_shapes(system, preset):
         assert not any(weight.requires_grad for weight in objective.model.image_tower.parameters())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("system", "captions"),
-    [
-        ("filip", ["a photo of a fox", "two red apples on a table"]),
-        ("wukong", ["一张狐狸的照片。", "桌上的两个红苹果"]),
-    ],
-)
-def test_the_paper_cards_take_a_step_at_true_shapes(system, captions):
+def test_filips_paper_card_takes_a_step_at_true_shapes():
     torch.manual_seed(0)
-    objective, chosen = objective_of(system, "paper")
+    objective, chosen = objective_of("filip", "paper")
     optimizer = make_optimizer(objective.parameter_groups(chosen.train.weight_decay), chosen.train, torch.device("cpu"))
-    ids, mask = objective.tokenizer(captions)
+    ids, mask = objective.tokenizer(["a photo of a fox", "two red apples on a table"])
     image = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
     before = objective.model.text_projection.weight.clone()
     loss, _ = objective.loss({"image": image, "tokens": ids, "mask": mask, "text": torch.tensor([1, 2])})
