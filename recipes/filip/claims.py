@@ -1,6 +1,5 @@
 """FILIP's claims in miniature, on the world scenes: padding, localisation, retrieval, sums, fewer tokens, prompts, word order."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from lt.recipes.claims import Claim, Evidence, Finding, Measures, Study, Variant, above, all_of, below
@@ -10,7 +9,12 @@ from lt.recipes.registry import Note
 from lt.recipes.worlds import scenes
 
 TRAIN, TEST, SIZE = 12000, 500, 64
-_SUM = ("model.colder=0", "model.reduce=sum", "train.spike=0")  # its loss may jump early: a result, no reason to stop
+_SUM = (
+    "model.colder=0",
+    "model.reduce=sum",
+    "model.scale_start=1",
+    "train.spike=0",
+)  # its loss may jump early: a result, no reason to stop
 
 
 def data(note: Note) -> tuple[dict[str, str], str]:
@@ -69,26 +73,19 @@ def judge_retrieval(evidence: Evidence) -> Finding:
 
 
 def judge_sum(evidence: Evidence) -> Finding:
-    mean, total = (_best(evidence, variants) for variants in (("tokens", "colder"), ("sum", "sum-warm")))
-    gain = evidence.difference(mean, total, "r1")
+    gain = evidence.difference("tokens", "sum", "r1")
     figures = {
-        f"mean R@1, mean ({mean}), %": evidence.of(mean, "r1"),
-        f"mean R@1, sum ({total}), %": evidence.of(total, "r1"),
-        "mean - sum, points": gain,
-        f"found, mean ({mean}), %": evidence.of(mean, "found"),
-        f"found, sum ({total}), %": evidence.of(total, "found"),
+        "mean R@1, mean, %": evidence.of("tokens", "r1"),
+        "mean R@1, sum, %": evidence.of("sum", "r1"),
+        "difference, points": gain,
+        "found, mean, %": evidence.of("tokens", "found"),
+        "found, sum, %": evidence.of("sum", "found"),
     }
     remark = (
-        "Each with the better of two temperatures: the mean with one from 0.07, or image-to-text ten times colder; the sum "
-        "with one from 0.07, or from 1. A sum is a mean at a temperature that falls with the number of tokens. Captions have "
-        "6 to 46 words."
+        "Both learn their temperature. The mean's starts at the card's 0.07, the sum's at 1: a sum of n matches is their mean at "
+        "an n times colder one. Captions have 6 to 46 words."
     )
     return Finding(figures, above(gain), remark)
-
-
-def _best(evidence: Evidence, variants: Sequence[str]) -> str:
-    """The variant that retrieves best."""
-    return max(variants, key=lambda variant: evidence.of(variant, "r1").value)
 
 
 def judge_quarter(evidence: Evidence) -> Finding:
@@ -151,7 +148,7 @@ CLAIMS = (
         "mean, not sum",
         "The mean of the best matches serves better than ColBERT's sum",
         "ColBERT's settings gave lower ImageNet accuracy; no figure",
-        "each with the better of two temperatures: the mean's mean R@1 above the sum's by more than 2 standard errors",
+        "mean R@1 of both directions above the sum's by more than 2 standard errors",
         judge_sum,
     ),
     Claim(
@@ -186,11 +183,10 @@ STUDY = Study(
         Variant("pads", ("model.colder=0", "model.count_pads=true")),
         Variant("quarter", ("model.colder=0", "model.keep=0.25")),
         Variant("sum", _SUM),
-        Variant("sum-warm", (*_SUM, "model.scale_start=1")),
     ),
     claims=CLAIMS,
     data=data,
     measure=measure,
     steps=300,
-    expected="planned for under 40 minutes on two idle cores",
+    expected="about 75 minutes of processor time, 40 on two idle cores",
 )
