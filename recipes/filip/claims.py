@@ -9,12 +9,8 @@ from lt.recipes.registry import Note
 from lt.recipes.worlds import scenes
 
 TRAIN, TEST, SIZE = 12000, 500, 64
-_SUM = (
-    "model.colder=0",
-    "model.reduce=sum",
-    "model.scale_start=1",
-    "train.spike=0",
-)  # its loss may jump early: a result, no reason to stop
+_SUM = ("model.colder=0", "model.reduce=sum", "model.scale_start=1", "train.spike=0")
+"""The loss of sums may jump early: a result, no reason to stop."""
 
 
 def data(note: Note) -> tuple[dict[str, str], str]:
