@@ -8,12 +8,12 @@ from lt.datagen.sources.backgrounds import KINDS
 from lt.datagen.sources.figure_body import ACTIONS
 from lt.datagen.sources.figure_drawing import GARMENT_COLOURS, HAIR_COLOURS, HAIR_STYLES
 
-_SIDES = ("", "left", "right")
+SIDES = ("", "left", "right")
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "person": ("person", "child"),
     "action": tuple(ACTIONS),
-    "side": _SIDES,
-    "facing": _SIDES,
+    "side": SIDES,
+    "facing": SIDES,
     "view": ("front", "back", "side"),
     "half": ("", "half"),
     "top": ("shirt", "T-shirt", "dress"),

@@ -1,10 +1,12 @@
 """The judge as a recipe: key points and attributes of the built-in figures, from their pictures.
 
 It is a recipe, not a loop of its own, so that it resumes, logs, refuses other data and stores its settings and digests like every
-system. Training pictures are blurred and roughened a little, since drawn pictures are to be judged that are not as clean.
+system. Training pictures are blurred and roughened a little, since drawn pictures are to be judged that are not as clean, and
+half of them are mirrored: the world holds pairs of an action's side and a colour out of training, and a judge must not read the
+side from the colour.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +23,7 @@ from lt.datagen.shards import LtError, Sample, SampleError
 from lt.models.nn.judge import JudgeNet, found_points, spread
 from lt.recipes.config import Section, Settings
 from lt.recipes.diffusion.pictures import channels_first, fitted, to_signed
-from lt.recipes.judge.labels import ATTRIBUTES, described
+from lt.recipes.judge.labels import ATTRIBUTES, SIDES, described
 from lt.recipes.judge.measures import points_found
 from lt.recipes.objective import Batch, Figures, Objective, Report
 from lt.recipes.registry import Note, Recipe
@@ -30,6 +32,10 @@ from lt.recipes.worlds import figures
 UNSEEN = -1
 """The label of an attribute that a picture cannot show."""
 _BLUR, _ROUGH = 0.8, 8.0  # pixels; of 255
+_SWAP = {"left": "right", "right": "left"}
+_OTHER_SIDE = [
+    COCO_KEYPOINTS.index("_".join(_SWAP.get(word, word) for word in name.split("_"))) for name in COCO_KEYPOINTS
+]
 
 
 class ModelSettings(Section):
@@ -73,11 +79,11 @@ class Row:
         told, points = described(sample), exact_points(sample)
         image = channels_first(fitted(sample.picture, self.size, self.size))
         labels = [values.index(told[name]) if name in told else UNSEEN for name, values in ATTRIBUTES.items()]
-        return {
-            "image": image if rng is None else roughened(image, rng),
-            "points": points,
-            "labels": np.array(labels),
-        }
+        row = {"image": image, "points": points, "labels": np.array(labels)}
+        if rng is None:
+            return row
+        row = mirrored(row) if rng.random() < 0.5 else row
+        return {**row, "image": roughened(row["image"], rng)}
 
 
 def exact_points(sample: Sample) -> np.ndarray:
@@ -93,6 +99,16 @@ def exact_points(sample: Sample) -> np.ndarray:
     if width != height:
         raise SampleError("not-square", f"{width}x{height}")
     return np.array(people[0], np.float32) / np.array([width, height, 1], np.float32)
+
+
+def mirrored(row: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The row of the mirrored picture: left and right change places in key points and labels too."""
+    points, labels = row["points"][_OTHER_SIDE].copy(), row["labels"].copy()
+    points[:, 0] = 1 - points[:, 0]
+    for place, values in enumerate(ATTRIBUTES.values()):
+        if values == SIDES:
+            labels[place] = SIDES.index(_SWAP.get(SIDES[labels[place]], ""))
+    return {"image": np.ascontiguousarray(row["image"][:, :, ::-1]), "points": points, "labels": labels}
 
 
 def roughened(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 
 from lt.cli import app
 from lt.datagen.engine.run import run_pipeline
+from lt.datagen.pose import COCO_KEYPOINTS
 from lt.datagen.shards import LtError, Sample, SampleError, UsageError, open_shards
 from lt.datagen.worlds import figures_pipeline
 from lt.recipes import registry
@@ -27,6 +28,7 @@ from lt.recipes.evaluate.images.judge import Judge, pck, text_accuracy, true_poi
 from lt.recipes.evaluate.images.pictures import PictureSet, extract
 from lt.recipes.judge.labels import ATTRIBUTES, IN_EVERY_WORDING, described
 from lt.recipes.judge.measures import points_found
+from lt.recipes.judge.objective import Row, mirrored
 from lt.recipes.loop import train
 from lt.recipes.plan import make_plan
 
@@ -233,6 +235,20 @@ def test_labels_are_in_the_captions(figures):
             assert ("waist up" in wording) == (told["half"] == "half")
             assert (" cap" in wording) == bool(told["hat"])
         assert ("bottom" in told) == (told["half"] == ""), "what a half figure wears below cannot be seen"
+
+
+def test_a_mirrored_row_is_that_of_the_mirrored_figure(figures):
+    row = Row(64)(figures[0], None)
+    other = mirrored(row)
+    twice = mirrored(other)
+    assert all(np.allclose(row[name], twice[name]) for name in row)
+    assert (other["image"][:, :, 0] == row["image"][:, :, 63]).all()
+    left, right = COCO_KEYPOINTS.index("left_wrist"), COCO_KEYPOINTS.index("right_wrist")
+    assert other["points"][left, 0] == pytest.approx(1 - row["points"][right, 0])
+    places = [place for place, name in enumerate(ATTRIBUTES) if name in ("side", "facing")]
+    swapped = {0: 0, 1: 2, 2: 1}
+    expected = [swapped[int(v)] if place in places else int(v) for place, v in enumerate(row["labels"])]
+    assert other["labels"].tolist() == expected and {"left", "right"} & {described(s)["side"] for s in figures}
 
 
 def test_exact_points_scale_with_the_picture(figures):
