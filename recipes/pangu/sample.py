@@ -158,20 +158,19 @@ def _check_size(painter: Painter, size: Size) -> None:
 
 
 def _check_hand_over(scheduler: Any, steps: int) -> None:
-    """Whether steps lie on both sides of `T_LOW`, and the scheduler can begin in the middle."""
-    noise = torch.zeros(1)
-    begin = int((Solver(scheduler, steps, noise).timesteps > T_LOW).sum())
-    if not 0 < begin < len(Solver(scheduler, steps, noise).timesteps):
-        raise UsageError(
-            f"--steps {steps} leaves no step to one side of t = {T_LOW}, where the low resolution ends.",
-            "Take at least --steps 2.",
-        )
+    """Whether the scheduler can begin in the middle, and steps lie on both sides of `T_LOW`."""
     try:
         restart_history(copy.deepcopy(scheduler))
     except ValueError as error:
         raise LtError(
             f"Nothing can be handed over to this model: {error}.", "Its scheduler_config.json names the scheduler."
         ) from None
+    ladder = Solver(scheduler, steps, torch.zeros(1)).timesteps
+    if not 0 < int((ladder > T_LOW).sum()) < len(ladder):
+        raise UsageError(
+            f"--steps {steps} leaves no step to one side of t = {T_LOW}, where the low resolution ends.",
+            "Take at least --steps 2.",
+        )
 
 
 def _hint(sample: Sample, control: str, size: Size) -> np.ndarray:

@@ -157,7 +157,7 @@ def test_a_low_resolution_model_begins_and_hands_over(here, tmp_path, tiny_sd):
     common = ("--prompt", PROMPT, "--size", "64x32", "--steps", "4")
     sample(*common, "--out", str(tmp_path / "alone"))
     said = sample(*common, "--low", f"{both}@32x16", "--out", str(tmp_path / "small"))
-    assert "begun by pangu: structure, texture at 32x16; 64x32 pixels" in said
+    assert "begun by structure, texture at 32x16; 64x32 pixels" in said
     (alone,), (begun,) = drawn(tmp_path / "alone").values(), drawn(tmp_path / "small").values()
     assert begun.shape == (32, 64, 3) and np.abs(alone - begun).mean() > 2
     tiny_sd.save_pretrained(tmp_path / "sd")

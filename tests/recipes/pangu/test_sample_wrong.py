@@ -42,7 +42,7 @@ BOTH = "+".join(TINY)
         (["--prompt", PROMPT, "--style", "oil=much"], 2, "--style oil=much: want TEXT=SCALE"),
         (["--prompt", PROMPT, "--low", f"{BOTH}@32x16"], 2, "--low begins at 32x16, the pictures are to be 64x64"),
         (["--prompt", PROMPT, "--low", f"{BOTH}@128x128"], 2, "want the same aspect, no larger"),
-        (["--prompt", PROMPT, "--low", f"{BOTH}@30x30"], 2, "30x30 cannot be drawn by pangu"),
+        (["--prompt", PROMPT, "--low", f"{BOTH}@30x30"], 2, "30x30 cannot be drawn by structure, texture"),
         (["--prompt", PROMPT, "--low", f"{BOTH}@small"], 2, "--low MODEL@ small: want WIDTHxHEIGHT"),
         (["--prompt", PROMPT, "--low", f"{BOTH}@32x32", "--steps", "1"], 2, "leaves no step to one side of t = 500"),
         (["--prompt", PROMPT, "--data", "data"], 2, "either prompts or --data"),
@@ -141,6 +141,7 @@ def test_an_interrupted_run_continues(here, tmp_path, kind):
 
 
 def whole_command(words: tuple[str, ...], said: Path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
     sys.argv = ["lt", "sample", "pangu", "--steps", "2", *words]
     with said.open("w", buffering=1) as file, contextlib.redirect_stderr(file):
         app.main()
