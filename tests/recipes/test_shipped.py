@@ -1,0 +1,60 @@
+"""The weights that come with the package: small, whole, and as good as their records say."""
+
+from pathlib import Path
+
+import pytest
+
+from lt.datagen.shards import LtError
+from lt.recipes import checkpoints, shipped
+from lt.recipes.checkpoints import Record
+from lt.recipes.config import differences, flat, read_card, resolve
+from lt.recipes.contrastive.measures import retrieval, run_through
+from lt.recipes.evaluate.features import Encoder
+from lt.recipes.registry import find
+from lt.recipes.ship import LIMIT
+from lt.recipes.worlds import scenes
+
+
+SHIPPING = [system for system in shipped.RUNS if shipped.weights_folder(system).is_dir()]
+
+
+@pytest.mark.parametrize("system", SHIPPING)
+def test_a_system_ships_all_its_runs_within_the_limit(system):
+    folder = shipped.weights_folder(system)
+    assert {path.name for path in folder.iterdir()} == set(shipped.RUNS[system])
+    assert sum(path.stat().st_size for path in folder.rglob("*")) <= LIMIT
+
+
+@pytest.mark.parametrize("name", sorted(shipped.present()))
+def test_a_shipped_run_is_whole_and_says_how_it_was_made(name):
+    folder = shipped.located(name)
+    record = Record.load(folder)
+    assert record.card and record.data and record.figures and (folder / "log.jsonl").stat().st_size
+    assert record.step == record.settings["train.steps"]
+    checkpoints.read_tensors(folder, record, "model")  # the digest is checked here
+    recipe = find(record.system)
+    card = resolve(recipe.settings, read_card(recipe.folder / f"{record.preset}.yaml")).settings
+    made_with = {key: _as_named(value) for key, value in record.settings.items()}
+    assert differences(recipe.settings, made_with, flat(card)) == [], "`make weights` would make others"
+
+
+def _as_named(value):
+    return value.replace(shipped.SCHEME, "runs/") if isinstance(value, str) else value
+
+
+def test_shipped_filip_retrieves_what_it_never_saw(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    encoder = Encoder.load(Path("lt:filip-tiny"))
+    found = retrieval(run_through(encoder.objective, str(scenes("test", 50, 64, lambda line: None))))
+    assert found["r1"].value > 80, "among 50 pictures; chance is 2 %"
+
+
+def test_filip_and_wukong_ship():
+    assert {"filip", "wukong"} <= set(SHIPPING)
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(LtError, match="No weights named lt:nothing come with lt") as caught:
+        shipped.located("lt:nothing")
+    assert "lt:filip-tiny" in (caught.value.hint or "")
+    assert shipped.or_shipped("runs/filip-tiny") == "lt:filip-tiny"
