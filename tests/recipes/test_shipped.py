@@ -14,7 +14,6 @@ from lt.recipes.registry import find
 from lt.recipes.ship import LIMIT
 from lt.recipes.worlds import scenes
 
-
 SHIPPING = [system for system in shipped.RUNS if shipped.weights_folder(system).is_dir()]
 
 
