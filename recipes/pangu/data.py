@@ -37,6 +37,7 @@ class Row:
     Args:
         autoencoder, texts: digests of what must have made the cached tensors; `texts` is "" without frozen encoders.
         control: name of the control picture, or "".
+        window: side of the part of the latent that is cut out, at random in training, else in the middle; 0 = the whole.
         bucketed: whether latents lie in buckets.
         vector: whether the U-Net reads pooled text and the bucket's number.
     """
@@ -44,12 +45,14 @@ class Row:
     autoencoder: str
     texts: str
     control: str = ""
+    window: int = 0
     bucketed: bool = False
     vector: bool = False
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
         bucket = bucket_of(sample.fields) if self.bucketed else None
         latent = self._checked(sample, latent_field(bucket), "latent", self.autoencoder)
+        latent = windowed(latent, self.window, rng) if self.window else latent
         number = number_of(sample.key)
         said = wordings(sample)
         chosen = int(rng.integers(len(said))) if rng is not None else number % len(said)
@@ -77,6 +80,13 @@ class Row:
         return sample[field]
 
 
+def windowed(latent: np.ndarray, side: int, rng: np.random.Generator | None) -> np.ndarray:
+    """A square of `side` of a latent [c, h, w], drawn or in the middle: [c, side, side]."""
+    room = [length - side for length in latent.shape[1:]]
+    top, left = (int(rng.integers(free + 1)) if rng is not None else free // 2 for free in room)
+    return latent[:, top : top + side, left : left + side]
+
+
 def hint(sample: Sample, control: str, width: int, height: int) -> np.ndarray:
     """The control picture of a cached sample, uint8 [3, height, width]. Raises SampleError `no-pose`, `no-edge`."""
     name = f"{control}.png"
@@ -102,8 +112,8 @@ def prepare(settings: PanguSettings, train: Sequence[str], validation: str, note
         LtError: there is no autoencoder or text encoder, or the shards cannot be read.
     """
     model, stage = settings.model, settings.model.stage
-    side, pooled = stage.size, bool(UNETS[model.unet].pooled_width)
-    stages: list[Any] = [picture_stage(model.autoencoder, side, side, stage.keep_from, model.buckets, model.control)]
+    (side, keep_from), pooled = model.kept, bool(UNETS[model.unet].pooled_width)
+    stages: list[Any] = [picture_stage(model.autoencoder, side, side, keep_from, model.buckets, model.control)]
     if model.text:
         stages.append(text_stage(model.text, model.text_length, pooled))
     tests = cached([validation], stages, note) if validation else []

@@ -148,7 +148,8 @@ class PanguObjective(Objective):
 
     def example(self) -> Row:
         model = self.settings.model
-        return Row(self.located.digest, self.texts, model.control, bool(model.buckets), bool(self.shape.ids))
+        window = self.latent_side if model.windows else 0
+        return Row(self.located.digest, self.texts, model.control, window, bool(model.buckets), bool(self.shape.ids))
 
     def caption_condition(self, captions: list[str]) -> dict[str, Tensor]:
         """Captions as the network wants them, [b, ...] on its device."""

@@ -36,6 +36,9 @@ class ModelSettings(Section):
     """Side in pixels of the squares that `structure` and `whole` learn from; smaller pictures are enlarged."""
     low: int = Field(default=32, ge=8)
     """Side in pixels of the squares that `texture` learns from; pictures whose shorter side is less are left out."""
+    windows: bool = False
+    """With `texture`: learn from windows of `low` pixels, cut at random out of squares of `high` pixels, instead of pictures
+    brought to `low`; pictures smaller than `high` are left out. A drawing at half its size has other outlines than a window of it."""
     buckets: Annotated[tuple[tuple[int, int], ...], BeforeValidator(_released)] = ()
     """Instead of squares: sizes [width, height] in pixels, of which each picture takes the nearest in aspect; 512 or 1024 is
     the paper's list. Which pictures are left out, `low` and `high` still say. Batches hold one size each."""
@@ -73,6 +76,14 @@ class ModelSettings(Section):
         return self
 
     @model_validator(mode="after")
+    def _windows_fit(self) -> "ModelSettings":
+        if self.windows and (self.generator != "texture" or self.control or self.buckets or self.low > self.high):
+            raise ValueError(
+                "windows are for the texture generator, without control and buckets, and low is at most high"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _bucket_is_told(self) -> "ModelSettings":
         shape = UNETS[self.unet]
         if shape.ids and not self.buckets:
@@ -82,6 +93,11 @@ class ModelSettings(Section):
         if any(min(size) < 8 for size in self.buckets) or len(self.buckets) not in (0, *range(2, 100)):
             raise ValueError("buckets are 2 to 99 sizes [width, height] of at least 8 pixels")
         return self
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """Side in pixels that pictures are brought to before they are encoded, and shorter side of the smallest that are kept."""
+        return (self.high, self.high) if self.windows else (self.stage.size, self.stage.keep_from)
 
     @property
     def stage(self) -> TrainingStage:

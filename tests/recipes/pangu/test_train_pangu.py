@@ -45,6 +45,26 @@ def test_generators_learn_their_part_at_their_size(here):
     assert pictures("pangu-tiny-pose").shape == (3 * 64 + 8, 8 * 64 + 18, 3), "with the skeletons between"
 
 
+def test_texture_learns_from_windows_of_whole_pictures(here, tmp_path):
+    (cache,) = cached([str(figures("test", 8, 64, print))], [picture_stage("runs/vae-tiny", 64, 64, 64)], print)
+    settings = make_plan(registry.find("pangu"), "tiny-texture", None, ["model.windows=true"]).settings
+    row = PanguObjective(settings).example()
+    sample = next(iter(open_shards(cache)))
+    whole = sample["latent.npy"]
+    assert np.array_equal(row(sample, None)["latent"], whole[:, 4:12, 4:12]), "the middle, where nothing is drawn"
+    places = [tuple(place) for place in np.ndindex(9, 9)]
+    for seed in range(3):
+        window = row(sample, np.random.default_rng(seed))["latent"]
+        assert sum(np.array_equal(window, whole[:, y : y + 8, x : x + 8]) for y, x in places) == 1
+    outcome = train(
+        make_plan(registry.find("pangu"), "tiny-texture", None, [*WORLD, *SHORT, "model.windows=true"], tmp_path),
+        [].append,
+    )
+    assert outcome.status == "done" and restore(tmp_path).settings.model.kept == (64, 64)
+    with pytest.raises(UsageError, match="windows are for the texture generator"):
+        make_plan(registry.find("pangu"), "tiny", None, ["model.windows=true"])
+
+
 def test_the_fixed_loss_depends_on_the_weights_alone(here):
     objective = restore(Path("runs/pangu-tiny"))
     (cache,) = cached([str(figures("test", 8, 64, print))], [picture_stage("runs/vae-tiny", 64, 64)], print)
