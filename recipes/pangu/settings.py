@@ -38,7 +38,7 @@ class ModelSettings(Section):
     """Side in pixels of the squares that `texture` learns from; pictures whose shorter side is less are left out."""
     windows: bool = False
     """With `texture`: learn from windows of `low` pixels, cut at random out of squares of `high` pixels, instead of pictures
-    brought to `low`; pictures smaller than `high` are left out. A drawing at half its size has other outlines than a window of it."""
+    brought to `low`; pictures smaller than `high` are left out. A drawing at half size has other outlines."""
     buckets: Annotated[tuple[tuple[int, int], ...], BeforeValidator(_released)] = ()
     """Instead of squares: sizes [width, height] in pixels, of which each picture takes the nearest in aspect; 512 or 1024 is
     the paper's list. Which pictures are left out, `low` and `high` still say. Batches hold one size each."""
