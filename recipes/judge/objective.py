@@ -23,7 +23,7 @@ from lt.datagen.shards import LtError, Sample, SampleError
 from lt.models.nn.judge import JudgeNet, found_points, spread
 from lt.recipes.config import Section, Settings
 from lt.recipes.diffusion.pictures import channels_first, fitted, to_signed
-from lt.recipes.judge.labels import ATTRIBUTES, SIDES, described
+from lt.recipes.judge.labels import ATTRIBUTES, IN_EVERY_WORDING, SIDES, described
 from lt.recipes.judge.measures import points_found
 from lt.recipes.objective import Batch, Figures, Objective, Report
 from lt.recipes.registry import Note, Recipe
@@ -148,32 +148,33 @@ class JudgeObjective(Objective):
         return heat_loss + self.settings.model.attributes * told, {"heat": heat_loss, "attributes": told}
 
     def validate(self, batches: Iterable[Batch]) -> Report:
-        """Percent of attributes right (one by one and all together) and of key points found, seen ones and hidden ones; the score
-        is the lower of all attributes' and all seen points'."""
-        right, known, found = [], [], []
+        """Percent of attributes right (each, all, and those that every caption says) and of key points found (seen ones, hidden
+        ones); the score is the lower of what captions say and the seen points.
+        """
+        right, known, found, points = [], [], [], []
         for batch in batches:
             looked = self.judge(to_signed(batch["image"]))
-            guess = torch.stack([logits.argmax(1) for logits in looked.logits], 1)
-            right.append(guess == batch["labels"])
+            right.append(torch.stack([logits.argmax(1) for logits in looked.logits], 1) == batch["labels"])
             known.append(batch["labels"] != UNSEEN)
-            points = batch["points"].cpu().numpy()
-            hits = points_found(found_points(looked.heat).cpu().numpy(), points[..., :2], points[..., 2] > 0)
-            found.append(np.stack([hits, points[..., 2]], -1))
+            found.append(found_points(looked.heat))
+            points.append(batch["points"])
         if not right:
             raise LtError("The validation set has no figures.", "Name another one: --set data.validation=DIR.")
-        rights, knowns, founds = torch.cat(right), torch.cat(known), torch.from_numpy(np.concatenate(found))
-        each = {name: _percent(rights[:, i], knowns[:, i]) for i, name in enumerate(ATTRIBUTES)}
+        rights, knowns, founds, true = (torch.cat(parts).cpu().numpy() for parts in (right, known, found, points))
+        said = [name in IN_EVERY_WORDING for name in ATTRIBUTES]
+        seen, hidden = true[..., 2] == 2, true[..., 2] == 1
         figures = {
             "attributes": _percent(rights, knowns),
-            "pck": _percent(founds[..., 0], founds[..., 1] == 2),
-            "pck_hidden": _percent(founds[..., 0], founds[..., 1] == 1),
-            **each,
+            "said": _percent(rights, knowns & said),
+            "pck": _percent(points_found(founds, true[..., :2], seen), seen),
+            "pck_hidden": _percent(points_found(founds, true[..., :2], seen | hidden), hidden),
+            **{name: _percent(rights[:, i], knowns[:, i]) for i, name in enumerate(ATTRIBUTES)},
         }
-        return Report(figures, min(figures["attributes"], figures["pck"]))
+        return Report(figures, min(figures["said"], figures["pck"]))
 
 
-def _percent(right: Tensor, counted: Tensor) -> float:
-    return 100 * float((right.bool() & counted).sum()) / max(1, int(counted.sum()))
+def _percent(right: np.ndarray, counted: np.ndarray) -> float:
+    return 100 * float((right & counted).sum()) / max(1, int(counted.sum()))
 
 
 def world(settings: JudgeSettings, note: Note) -> tuple[list[str], str]:

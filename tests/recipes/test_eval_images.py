@@ -194,9 +194,18 @@ def test_the_judge_learns_and_stores_its_held_out_accuracy(home, judge):
 
     losses = [line["loss"] for line in read_log(home / "run", "train")]
     assert losses[-1] < losses[0]
-    assert {"attributes", "pck", "pck_hidden", *ATTRIBUTES} == judge.record.figures.keys()
-    assert judge.record.score == min(judge.record.figures["attributes"], judge.record.figures["pck"])
+    assert {"attributes", "said", "pck", "pck_hidden", *ATTRIBUTES} == judge.record.figures.keys()
+    assert judge.record.score == min(judge.record.figures["said"], judge.record.figures["pck"])
     assert len(judge.digest) == 64 and judge.record.data
+
+
+def test_the_stored_accuracies_are_those_that_the_judge_has_on_the_test_figures(judge, figures):
+    pictures = [sample.picture for sample in figures]
+    true, seen = zip(*(true_points(sample, 64) for sample in figures), strict=True)
+    found = pck(judge.key_points(pictures), np.stack(true), np.stack(seen)).value
+    assert found == pytest.approx(judge.record.figures["pck"], abs=0.3)
+    said = text_accuracy(judge, pictures, figures)["all"].value
+    assert said == pytest.approx(judge.record.figures["said"], abs=0.5)
 
 
 def test_the_judge_speaks_in_pixels_and_names(judge, figures):
