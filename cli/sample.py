@@ -174,13 +174,16 @@ def _align(
     out: Path | None,
     as_json: bool,
 ) -> None:
+    from lt.datagen.shards.errors import LtError
     from lt.recipes.contrastive.world import test_scenes
     from lt.recipes.evaluate.features import Encoder
     from lt.recipes.evaluate.readers import open_collection
     from lt.recipes.filip.sample import align as draw
-    from lt.recipes.shipped import or_shipped
+    from lt.recipes.shipped import located, or_shipped
 
     where = checkpoint or Path(or_shipped(f"runs/{system}-tiny"))
+    if not located(where).exists():
+        raise LtError(f"{where} is not there.", f"Train it first: lt train {system}")
     encoder = Encoder.load(where)
     data = data or str(test_scenes(encoder.objective.settings, note))
     note(f"{system}: {where} (step {encoder.record.step:,}) on {encoder.device.type}; data {data}")

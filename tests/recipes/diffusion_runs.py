@@ -6,6 +6,8 @@ from lt.recipes.plan import make_plan
 
 WORLD = ("world.figures=40", "world.scenes=16", "world.test=8", "data.workers=0", "log.tensorboard=false")
 SHORT = ("train.steps=6", "train.batch=8", "train.warmup=2", "log.every=1", "log.validate_every=3", "log.save_every=3")
+BRIEF = ("train.steps=3", "log.validate_every=3")
+"""Of branches that several test files share: whoever comes first trains them."""
 
 
 def run(system: str, preset: str, *overrides: str) -> Outcome:

@@ -4,7 +4,7 @@ import importlib.resources
 
 import numpy as np
 import pytest
-from diffusion_runs import run
+from diffusion_runs import BRIEF, run
 from diffusion_sampling import PROMPT, sample
 from PIL import Image
 
@@ -75,7 +75,7 @@ def test_one_photograph_gives_pose_and_edges(here, photos, tmp_path):
 def test_layout_and_colours_come_from_the_world_and_from_files(here, tmp_path):
     for control in ("layout", "color"):
         if not (here / "runs" / f"pangu-tiny-{control}").exists():
-            run("pangu", f"tiny-{control}", "train.steps=2")
+            run("pangu", f"tiny-{control}", *BRIEF)
     said = sample("--controls", "layout,color", "--count", "2", "--out", str(tmp_path / "world"))
     assert "layout branch of structure, color branch of structure" in said
     first = next(iter(open_shards(str(tmp_path / "world"))))
