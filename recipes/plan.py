@@ -85,7 +85,7 @@ def missing_first(plan: Plan) -> list[Plan]:
     """The runs that this one builds on and that are not finished, in the order to train them, on the same data."""
     found: dict[Path, Plan] = {}
     for need in plan.recipe.needs(plan.settings):
-        if not _is_finished(need.out):
+        if not is_finished(need.out):
             first = _planned(need, plan)
             found |= {one.out: one for one in [*missing_first(first), first]}
     return list(found.values())
@@ -113,7 +113,8 @@ def _planned(need: Need, plan: Plan) -> Plan:
     return make_plan(find(need.system), need.preset, None, overrides, need.out)
 
 
-def _is_finished(out: Path) -> bool:
+def is_finished(out: Path) -> bool:
+    """Whether the run in a folder has made all its steps."""
     newest = checkpoints.latest(out / "checkpoints")
     if newest is None:
         return False

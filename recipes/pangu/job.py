@@ -14,7 +14,7 @@ from lt.recipes.pangu.painters import Located
 from lt.recipes.pangu.requests import PromptSource, ShardPrompts, read_prompts
 from lt.recipes.pangu.sample import Draw, LowStart, make_pipeline
 from lt.recipes.pangu.settings import CONTROLS
-from lt.recipes.shipped import or_shipped, present
+from lt.recipes.shipped import SCHEME, present
 from lt.recipes.worlds import figures
 
 _WORLD_SAMPLES, _FROM_SHARDS = 256, 16
@@ -96,14 +96,14 @@ def _lead(wishes: Wishes, controls: Sequence[str]) -> Located:
     branches = {f"runs/pangu-tiny-{control}": control for control in controls}
     if Path(runs[0]).is_dir():
         return painters.find_runs([*runs, *(run for run in branches if Path(run).is_dir() or not elsewhere)])
-    shipped = present()
+    shipped, names = present(), {run: SCHEME + Path(run).name for run in [*runs, *branches]}
     for run, control in branches.items():
-        if or_shipped(run) not in shipped and not elsewhere:
+        if names[run] not in shipped and not elsewhere:
             raise UsageError(
                 f"The miniature that comes with lt has no {control} branch.",
                 f"Train your own: lt train pangu, then lt train pangu --control {control}",
             )
-    return painters.find_runs([name for name in map(or_shipped, [*runs, *branches]) if name in shipped])
+    return painters.find_runs([name for name in names.values() if name in shipped])
 
 
 def _others(wishes: Wishes, controls: Sequence[str]) -> tuple[tuple[Located, ...], tuple[float, ...]]:

@@ -32,7 +32,7 @@ from lt.recipes.judge.labels import ATTRIBUTES, IN_EVERY_WORDING, described
 from lt.recipes.judge.measures import NEAR, points_found
 from lt.recipes.judge.objective import JudgeObjective
 from lt.recipes.loop import train
-from lt.recipes.plan import Plan, make_plan
+from lt.recipes.plan import Plan, is_finished, make_plan
 from lt.recipes.registry import Note
 
 _BATCH = 64
@@ -57,7 +57,7 @@ class Judge:
         """
         plan = make_plan(objective.RECIPE, "tiny")
         out = lt_home() / "judge" / _identity(plan)[:16]
-        if not _finished(plan, out):
+        if not is_finished(out):
             note(f"The world's judge is not trained yet; it will be kept in {out}.")
             train(Plan(plan.recipe, plan.preset, plan.why, plan.resolved, out), note)
         return cls.open(out)
@@ -177,8 +177,3 @@ def _identity(plan: Plan) -> str:
     source = FiguresSource(1)
     values: Mapping[str, object] = flat(settings)
     return digest_of([values, source.inputs(), made_from(figures, network, labels, objective)])
-
-
-def _finished(plan: Plan, out: Path) -> bool:
-    newest = checkpoints.latest(out / "checkpoints")
-    return newest is not None and Record.load(newest).step >= plan.settings.train.steps
