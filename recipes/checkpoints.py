@@ -257,6 +257,11 @@ def load_optimizer(
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def load_model(objective: Objective, checkpoint: Path, record: Record) -> None:
+    """Load a checkpoint's weights, with those that it left to the run it stands on. Raises as `load_weights` does."""
+    load_weights(objective, objective.completed(read_tensors(checkpoint, record, "model")), checkpoint)
+
+
 def restore(where: Path, weights: str = "auto") -> tuple[Objective, Record]:
     """A trained objective on the CPU, in eval mode, from a checkpoint or a run's folder (its best, else newest checkpoint).
 
@@ -269,7 +274,7 @@ def restore(where: Path, weights: str = "auto") -> tuple[Objective, Record]:
     record = Record.load(checkpoint)
     recipe = registry.find(record.system)
     objective = recipe.objective(settings_of(record, recipe.settings))
-    load_weights(objective, objective.completed(read_tensors(checkpoint, record, "model")), checkpoint)
+    load_model(objective, checkpoint, record)
     if weights == "ema" or (weights == "auto" and "ema.safetensors" in record.files):
         load_weights(objective, read_tensors(checkpoint, record, "ema"), checkpoint, subset=True)
     for module in objective.modules.values():

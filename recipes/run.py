@@ -132,8 +132,7 @@ class Run:
         self.objective.pretrained()
         if self.train.init:
             where = checkpoints.chosen(Path(self.train.init))
-            weights = checkpoints.read_tensors(where, Record.load(where), "model")
-            checkpoints.load_weights(self.objective, weights, where)
+            checkpoints.load_model(self.objective, where, Record.load(where))
             self.note(f"  starts from the weights of {where}")
         self.estimate()
 

@@ -28,8 +28,8 @@ from lt.datagen.sources.shards import ShardSource
 from lt.models.pangu import SizeBuckets
 from lt.recipes.diffusion import autoencoders
 from lt.recipes.diffusion.autoencoders import Located
-from lt.recipes.diffusion.controls import COMPUTED, Size, control_picture
-from lt.recipes.diffusion.pictures import channels_first, fitted, to_signed
+from lt.recipes.diffusion.controls import COMPUTED, control_picture
+from lt.recipes.diffusion.pictures import Size, channels_first, fitted, to_signed
 from lt.recipes.diffusion.texts import encode_texts, load_text_encoders, text_digest, wordings
 
 KEPT = ("json", "txt", "pose.png", "edge.png")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from lt.datagen.shards import Sample, SampleError
 from lt.datagen.shards.codec import to_rgb
-from lt.recipes.diffusion.pictures import covering, fitted
+from lt.recipes.diffusion.pictures import Size, covering, fitted
 
 STORED = ("pose", "edge")
 """Control pictures that only shards can bring, as `pose.png` and `edge.png`."""
@@ -25,8 +25,6 @@ CELLS = 8
 """Cells of a colour picture along its shorter side."""
 _DARKEST = 64
 
-Size = tuple[int, int]
-"""(width, height) in pixels."""
 Thing = tuple[str, tuple[float, float, float, float]]
 """Name of its class, and its box (x, y, width, height) in pixels."""
 

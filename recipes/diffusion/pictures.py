@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+Size = tuple[int, int]
+"""(width, height) in pixels."""
 GAP = 2
 """White pixels between the pictures of a sheet."""
 
@@ -28,7 +30,7 @@ def fitted(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.asarray(resized.crop((left, top, left + width, top + height)))
 
 
-def covering(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int, int, int]:
+def covering(size: Size, wanted: Size) -> tuple[int, int, int, int]:
     """How a picture of `size` (width, height) covers the `wanted` one, its aspect kept.
 
     Returns:

@@ -10,8 +10,8 @@ from lt.datagen.pose import draw_openpose
 from lt.datagen.shards import LtError, SampleError, UsageError
 from lt.datagen.shards.codec import decode_image, to_rgb
 from lt.models.perception.registry import BackendError, load
-from lt.recipes.diffusion.controls import Size, color_picture
-from lt.recipes.diffusion.pictures import covering, fitted
+from lt.recipes.diffusion.controls import color_picture
+from lt.recipes.diffusion.pictures import Size, covering, fitted
 
 _ASPECT = 0.02
 """Aspect ratios may differ so much (as a share) before a control picture would be visibly cut."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lt.datagen.engine.stage import Pipeline
 from lt.datagen.shards import UsageError
-from lt.recipes.diffusion.controls import Size
+from lt.recipes.diffusion.pictures import Size
 from lt.recipes.pangu import painters
 from lt.recipes.pangu.control_files import read_picture, same_aspect
 from lt.recipes.pangu.painters import Located

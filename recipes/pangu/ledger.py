@@ -14,13 +14,13 @@ from lt.datagen.shards import LtError, Sample, open_shards
 from lt.models.nn.unet import PANGU, multiply_adds
 from lt.models.pangu import SCHEMES, LedgerRow, TrainingStage, device_hours, images_used, ledger
 from lt.recipes.claims import Measures, Table
+from lt.recipes.diffusion.pictures import Size
 from lt.recipes.logging import read_log
 
 RATE = 0.4 * 312e12 / 2
 """Multiply-adds a second."""
 _FACTOR = 8  # pixels a latent, of the paper's autoencoder
 _BASELINE = "resolution-boost"
-Size = tuple[int, int]
 
 
 def sizes_of(where: Sequence[str]) -> list[Size]:

@@ -264,7 +264,10 @@ class PanguObjective(Objective):
         base = restore(Path(model.base))
         mine = {name: module for name, module in self.modules.items() if name != "branch"}
         if base.located.digest != self.located.digest or base.texts != self.texts:
-            raise LtError(f"The generator in {model.base} was trained with another autoencoder or text encoder.")
+            raise LtError(
+                f"The generator in {model.base} was trained with another autoencoder or text encoder.",
+                f"Its settings: model.autoencoder={base.settings.model.autoencoder}, model.text={list(base.settings.model.text)}.",
+            )
         theirs = base.settings.model
         if theirs.control or (theirs.stage, theirs.buckets) != (model.stage, model.buckets):
             raise LtError(

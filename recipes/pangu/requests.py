@@ -17,6 +17,7 @@ from lt.datagen.shards.reader import shard_identity
 from lt.datagen.shards.storage import digest_of_file
 from lt.models.nn.tokenizers import split_words
 from lt.recipes.diffusion.controls import control_picture
+from lt.recipes.diffusion.pictures import Size
 from lt.recipes.diffusion.texts import wordings
 from lt.recipes.pangu.control_files import find_in_photo, read_drawn, same_aspect
 
@@ -44,7 +45,7 @@ class PromptSource:
     prompts: tuple[str, ...]
     count: int
     seed: int
-    size: tuple[int, int]
+    size: Size
     pictures: tuple[tuple[str, str], ...] = ()
     photos: tuple[tuple[str, str], ...] = ()
     name: ClassVar[str] = "prompts"
@@ -98,7 +99,7 @@ class ShardPrompts:
     where: str
     count: int
     seed: int
-    size: tuple[int, int]
+    size: Size
     controls: tuple[str, ...] = ()
     name: ClassVar[str] = "captions"
 

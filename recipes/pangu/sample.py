@@ -23,8 +23,7 @@ from lt.models.coop import HandOver, Member, fading, hand_over
 from lt.models.nn.diffusion import Guided
 from lt.models.nn.sampling import Solver, restart_history
 from lt.recipes.config import nearest
-from lt.recipes.diffusion.controls import Size
-from lt.recipes.diffusion.pictures import channels_first, fitted, sheet, to_bytes
+from lt.recipes.diffusion.pictures import Size, channels_first, fitted, sheet, to_bytes
 from lt.recipes.pangu import painters
 from lt.recipes.pangu.painters import Located, Painter
 

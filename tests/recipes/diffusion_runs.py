@@ -1,5 +1,7 @@
 """Short runs of the diffusion systems, in this process and in the current folder."""
 
+from pathlib import Path
+
 from lt.recipes import registry
 from lt.recipes.loop import Outcome, train
 from lt.recipes.plan import make_plan
@@ -10,7 +12,7 @@ BRIEF = ("train.steps=3", "log.validate_every=3")
 """Of branches that several test files share: whoever comes first trains them."""
 
 
-def run(system: str, preset: str, *overrides: str) -> Outcome:
-    """Six steps on a small world; the folder of the run is the default one."""
-    plan = make_plan(registry.find(system), preset, None, [*WORLD, *SHORT, *overrides])
+def run(system: str, preset: str, *overrides: str, out: Path | None = None) -> Outcome:
+    """Six steps on a small world."""
+    plan = make_plan(registry.find(system), preset, None, [*WORLD, *SHORT, *overrides], out)
     return train(plan, note=lambda _: None)

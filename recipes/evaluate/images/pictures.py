@@ -15,11 +15,10 @@ from safetensors.torch import save_file
 from lt.datagen.engine.stage import batched
 from lt.datagen.shards import LtError, Reject, Sample, SampleError, Shards, open_shards
 from lt.datagen.shards.storage import TEMP_MARK, digest_of, lt_home
-from lt.recipes.diffusion.pictures import fitted
+from lt.recipes.diffusion.pictures import Size, fitted
 
 BATCH = 32
 _CACHE_VERSION = 1
-Size = tuple[int, int]
 
 
 class Extractor(Protocol):

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import diffusion_runs
 import numpy as np
 import pytest
 import torch
@@ -42,6 +43,18 @@ def test_a_branch_leaves_its_generator_to_the_run_that_holds_it(recipes):
     shutil.rmtree(shipped.weights_folder("pangu") / "pangu-tiny")
     with pytest.raises(LtError, match="No weights named lt:pangu-tiny come with lt"):
         restore(Path("lt:pangu-tiny-pose"))
+
+
+def test_a_shipped_branch_can_be_trained_further(recipes, tmp_path):
+    began = ("train.init=lt:pangu-tiny-pose", "model.base=lt:pangu-tiny", "model.autoencoder=lt:vae-tiny")
+    run = tmp_path / "further"
+    assert (
+        diffusion_runs.run("pangu", "tiny-pose", *began, "train.lr=1e-12", "train.weight_decay=0", out=run).status
+        == "done"
+    )
+    further, shipped_ones = (checkpoints.weights_of(restore(Path(where))) for where in (run, "lt:pangu-tiny-pose"))
+    for name, tensor in shipped_ones.items():
+        torch.testing.assert_close(further[name], tensor, rtol=0, atol=1e-6)
 
 
 def test_shipped_models_draw_together_and_use_the_shipped_autoencoder(recipes):
