@@ -5,8 +5,8 @@ from pathlib import Path
 
 from lt.datagen.engine.run import run_pipeline
 from lt.datagen.engine.stage import Pipeline
-from lt.datagen.shards import LtError, open_shards
-from lt.datagen.shards.manifest import MANIFEST
+from lt.datagen.shards import LtError
+from lt.datagen.shards.manifest import MANIFEST, Manifest
 from lt.datagen.worlds import figures_pipeline, scenes_pipeline
 from lt.recipes.registry import Note
 
@@ -29,7 +29,7 @@ def made(pipeline: Pipeline, folder: Path, count: int, note: Note) -> Path:
     Raises:
         LtError: tasks failed.
     """
-    if (folder / MANIFEST).exists() and (manifest := open_shards(str(folder)).manifest) and manifest.complete:
+    if (folder / MANIFEST).exists() and Manifest.load(folder / MANIFEST).complete:
         return folder
     note(f"  makes {folder}: {count:,} samples of the built-in world {pipeline.name}")
     report = run_pipeline(pipeline, folder, workers=_cores())

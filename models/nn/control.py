@@ -37,9 +37,16 @@ def control_branch(
     halvings = factor.bit_length() - 1
     if 2**halvings != factor or halvings >= len(hint_widths):
         raise ValueError(f"factor {factor} is no power of two up to {2 ** (len(hint_widths) - 1)}")
-    return ControlNetModel.from_unet(
+    branch = ControlNetModel.from_unet(
         unet, conditioning_channels=channels, conditioning_embedding_out_channels=hint_widths[: halvings + 1]
     )
+    if unet.config["addition_embed_type"] != "text":
+        return branch
+    # from_unet copies the weights that pool the text, but not their number of heads
+    heads = unet.config["addition_embed_type_num_heads"]
+    again = ControlNetModel.from_config(branch.config, addition_embed_type_num_heads=heads)
+    again.load_state_dict(branch.state_dict())
+    return again
 
 
 class ControlledUNet(nn.Module):

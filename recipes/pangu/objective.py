@@ -262,13 +262,13 @@ class PanguObjective(Objective):
         if not model.control:
             return
         base = restore(Path(model.base))
+        theirs = base.settings.model
         mine = {name: module for name, module in self.modules.items() if name != "branch"}
         if base.located.digest != self.located.digest or base.texts != self.texts:
             raise LtError(
                 f"The generator in {model.base} was trained with another autoencoder or text encoder.",
-                f"Its settings: model.autoencoder={base.settings.model.autoencoder}, model.text={list(base.settings.model.text)}.",
+                f"Its settings: model.autoencoder={theirs.autoencoder}, model.text={list(theirs.text)}.",
             )
-        theirs = base.settings.model
         if theirs.control or (theirs.stage, theirs.buckets) != (model.stage, model.buckets):
             raise LtError(
                 f"{model.base} is no {model.generator} generator at {model.stage.size} pixels.",

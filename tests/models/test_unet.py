@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from diffusers import ControlNetModel
+from diffusers.models.embeddings import AttentionPooling
 from torch import nn
 
 from lt.models.nn import unet as unets
@@ -52,8 +54,8 @@ def inputs():
         ("SD21", 865_910_724),
         ("SDXL", 2_567_463_684),
         ("PANGU", 2_567_463_684 - (2816 - 1536) * 1280),  # SDXL's, with a shorter vector into one linear layer
-        ("TINY", 992_780),
-        ("TINY_WHOLE", 2_066_588),
+        ("TINY", 1_018_316),
+        ("TINY_WHOLE", 2_098_556),
     ],
 )
 def test_parameter_counts_on_the_meta_device(shape, parameters):
@@ -82,9 +84,15 @@ def test_multiply_adds_agree_with_a_count_by_hand():
         keys = arguments[0].shape[1] if context is None else context.shape[1]
         total += 2 * arguments[0].shape[1] * keys * module.inner_dim
 
+    def count_pooling(module, arguments, output):
+        nonlocal total
+        total += 2 * (arguments[0].shape[1] + 1) * output.shape[1]  # one query, which is also a key
+
     for module in unet.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(count)
+        elif isinstance(module, AttentionPooling):
+            module.register_forward_hook(count_pooling)
         elif hasattr(module, "get_processor"):
             module.register_forward_hook(count_attention, with_kwargs=True)
     with torch.no_grad():
@@ -219,6 +227,13 @@ def test_an_untrained_branch_changes_nothing_and_a_trained_one_does(tiny, inputs
         assert torch.equal(network(z, t, condition), plain), "a branch acts only where its picture is given"
         network.scales["pose"] = 0.0
         assert torch.equal(network(z, t, condition | hints), plain)
+
+
+def test_a_branch_pools_the_text_as_its_network_does_also_after_saving(tiny, inputs, tmp_path):
+    text = inputs[2]["text"]
+    control_branch(tiny, factor=4).save_pretrained(tmp_path)
+    saved = ControlNetModel.from_pretrained(tmp_path)
+    assert torch.equal(saved.add_embedding(text), tiny.add_embedding(text))
 
 
 def test_two_branches_add_up(tiny, inputs):
