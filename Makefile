@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 EXTRAS := all,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup types lint format test demo bench-help bench-shards bench-scenes bench-contrastive bench-diffusion reproduce-filip reproduce-wukong weights gpu-check test-webdataset-0.2 clean
+.PHONY: help setup types lint format test demo bench-help bench-shards bench-scenes bench-contrastive bench-diffusion reproduce-filip reproduce-wukong reproduce-pangu weights gpu-check test-webdataset-0.2 clean
 
 help: ## what can be made
 	@grep -hE '^[a-z0-9.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
@@ -65,7 +65,7 @@ bench-diffusion: setup ## sampling and training against diffusers; a coop step a
 	$(BIN)/python benchmarks/diffusion_sampling.py
 	$(BIN)/python benchmarks/diffusion_training.py
 
-reproduce-filip reproduce-wukong: reproduce-%: setup ## re-test the paper's claims in miniature (about 40 minutes on two cores)
+reproduce-filip reproduce-wukong reproduce-pangu: reproduce-%: setup ## re-test the paper's claims in miniature (hours of one core)
 	$(BIN)/lt reproduce $*
 
 weights: setup ## train the miniatures again that come with the package (about 75 minutes on two cores)

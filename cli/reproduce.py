@@ -11,8 +11,8 @@ import typer
 from lt.cli.output import JsonOption, note, print_json, print_table
 
 if TYPE_CHECKING:
-    from lt.recipes.claims import Result
     from lt.recipes.loop import Progress
+    from lt.recipes.reproduce import Result
 
 
 def reproduce(
@@ -22,6 +22,13 @@ def reproduce(
         None, "--steps", min=1, help="Fewer steps: tests the machinery, not the claims.", show_default="the study's"
     ),
     out: Path = typer.Option(None, "--out", help="Folder of all runs.", show_default="runs/reproduce-<system>"),
+    jobs: int = typer.Option(
+        None,
+        "--jobs",
+        min=1,
+        help="Runs at once, of one thread each.",
+        show_default="one a core; 1 with an accelerator",
+    ),
     ledger: list[str] = typer.Option(
         None, "--ledger", help="With pangu: only estimate the efficiency table for the pictures of these shards."
     ),
@@ -32,12 +39,13 @@ def reproduce(
         _print_ledger(name, ledger, as_json)
         return
     from lt.recipes.claims import find_study
-    from lt.recipes.claims import reproduce as run
+    from lt.recipes.reproduce import reproduce as run
+    from lt.recipes.reproduce import usual_jobs
 
     study = find_study(name)
     folder = out or Path("runs") / (f"reproduce-{name}" + (f"-{steps}-steps" if steps else ""))
     with _progress() as watch:
-        result = run(study, folder, seeds, steps, note, watch)
+        result = run(study, folder, seeds, steps, note, watch, jobs or usual_jobs())
     if as_json:
         print_json(asdict(result))
     else:

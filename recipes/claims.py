@@ -1,8 +1,8 @@
 """Re-testing a paper's claims in miniature: train variants at equal budget over several seeds, measure, judge.
 
-A `Study` lists variants (settings that differ from the tiny card) and claims. `reproduce` trains every variant with every seed as
-a run of its own, `<out>/<variant>-seed<k>`, measures each run once, and judges. What several runs of a seed do together is a
-`Joint`, measured once as well. The same call again goes on where it was stopped.
+A `Study` lists variants (settings that differ from the tiny card) and claims. `reproduce.py` trains every variant with every seed
+as a run of its own, measures each run once, and judges. What several runs of a seed do together is a `Joint`, measured once as
+well.
 
 How a figure is judged: it is the mean over seeds; its standard error is the larger one of the seeds' spread (standard deviation /
 root of their number) and the test set's sampling error (bootstrap). A claim asks that a figure lies beyond a bound by so many
@@ -11,30 +11,19 @@ standard errors: then it is *confirmed*; where it lies as far on the other side 
 
 import importlib
 import importlib.util
-import json
-import os
-import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
 
-from lt.datagen.shards import LtError, UsageError, open_shards
-from lt.datagen.shards.storage import write_json
-from lt.recipes import checkpoints
-from lt.recipes.checkpoints import Record
+from lt.datagen.shards import UsageError
 from lt.recipes.config import nearest
 from lt.recipes.evaluate.bootstrap import Interval
-from lt.recipes.loop import Progress, train
-from lt.recipes.plan import make_plan
-from lt.recipes.registry import SYSTEMS, Note, find
+from lt.recipes.registry import SYSTEMS, Note
 
 Verdict = Literal["confirmed", "not confirmed", "contradicted"]
-MEASURES = "measures.json"
 
 
 @dataclass(frozen=True)
@@ -197,25 +186,6 @@ def all_of(*verdicts: Verdict) -> Verdict:
     return "confirmed" if all(verdict == "confirmed" for verdict in verdicts) else "not confirmed"
 
 
-@dataclass(frozen=True)
-class Result:
-    """What `reproduce` found, with everything it depends on. `seconds` counts the training and measuring of all runs."""
-
-    system: str
-    claims: list[dict[str, Any]]
-    seeds: list[int]
-    steps: int
-    full: bool
-    """Whether the study's own number of steps and at least three seeds were used."""
-    variants: dict[str, list[str]]
-    measures: dict[str, list[dict[str, Any]]]
-    data: dict[str, str]
-    hardware: dict[str, Any]
-    seconds: float
-    tables: list[Table]
-    versions: dict[str, str] = field(default_factory=checkpoints.versions)
-
-
 def find_study(name: str) -> Study:
     """The study of a system. Raises UsageError if there is none."""
     if name in SYSTEMS:
@@ -224,169 +194,3 @@ def find_study(name: str) -> Study:
             return importlib.import_module(module).STUDY
         raise UsageError(f"There are no claims of {name} to reproduce yet.")
     raise UsageError(f"No system {name!r}.", nearest(name, SYSTEMS))
-
-
-def reproduce(
-    study: Study,
-    out: Path,
-    seeds: int = 3,
-    steps: int | None = None,
-    note: Note = print,
-    watch: Callable[[str, Progress], None] = lambda run, progress: None,
-) -> Result:
-    """Train what is missing, measure, judge, and write `<out>/claims.json`.
-
-    Raises:
-        LtError: a run was stopped, or cannot go on.
-    """
-    steps = steps or study.steps
-    note(
-        f"{study.system}: {len(study.variants)} variants x {seeds} seeds x {steps} steps into {out} ({study.expected})"
-    )
-    data, test = study.data(note)
-    found = [_one_seed(study, seed, steps, data, test, out, note, watch) for seed in range(seeds)]
-    measures = {name: [of_seed[name].measures for of_seed in found] for name in found[0]}
-    files = {kept.file for of_seed in found for kept in of_seed.values()}
-    evidence = Evidence(measures)
-    result = Result(
-        study.system,
-        [_judged(claim, evidence) for claim in study.claims],
-        list(range(seeds)),
-        steps,
-        steps >= study.steps and seeds >= 3,
-        {variant.name: list(variant.overrides) for variant in study.variants},
-        {name: [{figure: asdict(m) for figure, m in one.items()} for one in runs] for name, runs in measures.items()},
-        _digests(out, study.variants, test),
-        hardware(),
-        sum(float(_read(file).get("seconds", 0.0)) for file in files),
-        study.tables({variant.name: variant.run(out, 0) for variant in study.variants}, evidence),
-    )
-    write_json(out / "claims.json", asdict(result))
-    return result
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """Measures, and the file that keeps them."""
-
-    measures: Measures
-    file: Path
-
-
-def _one_seed(
-    study: Study,
-    seed: int,
-    steps: int,
-    data: Mapping[str, str],
-    test: str,
-    out: Path,
-    note: Note,
-    watch: Callable[[str, Progress], None],
-) -> dict[str, _Kept]:
-    """Train and measure every variant, then every joint; by their names."""
-    runs = {variant.name: variant.run(out, seed) for variant in study.variants}
-    found = {}
-    for variant in study.variants:
-        run = runs[variant.name]
-        took = _trained(study, variant, seed, steps, data, runs, note, watch)
-        found[variant.name] = _taken(run / MEASURES, [run], lambda run=run: study.measure(run, test), took)
-    for joint in study.joints:
-        some, file = {name: runs[name] for name in joint.variants}, out / f"{joint.name}-seed{seed}.json"
-        found[joint.name] = _taken(file, list(some.values()), lambda joint=joint, some=some: joint.measure(some, test))
-    return found
-
-
-def _trained(
-    study: Study,
-    variant: Variant,
-    seed: int,
-    steps: int,
-    data: Mapping[str, str],
-    runs: Mapping[str, Path],
-    note: Note,
-    watch: Callable[[str, Progress], None],
-) -> float:
-    """Train a variant to its end; seconds that this took now."""
-    run, seed = runs[variant.name], 0 if variant.shared else seed
-    own = max(1, round(steps * variant.share))
-    fixed = [f"train.seed={seed}", f"train.steps={own}", f"train.warmup={max(1, own // 10)}", "log.tensorboard=false"]
-    fixed += [
-        f"log.validate_every={own}",
-        f"log.save_every={max(1, own // 2)}",
-        "log.keep=1",
-        "data.validation_samples=128",
-        "data.workers=0",
-        "log.every=1",
-    ]
-    chosen = [text.format(seed=seed, **runs, **data) for text in variant.overrides]
-    named = {text.partition("=")[0] for text in chosen}
-    defaults = [f"{key}={value}" for key, value in data.items() if key.startswith("data.") and key not in named]
-    plan = make_plan(find(variant.system or study.system), "tiny", None, [*defaults, *fixed, *chosen], run)
-    start = time.perf_counter()
-    outcome = train(plan, lambda line: None, lambda progress: watch(run.name, progress))
-    if outcome.status == "stopped":
-        raise LtError(f"Stopped in {run.name} after step {outcome.step:,}.", "The same command continues.")
-    if outcome.status == "done":
-        note(f"  {run.name}: {outcome.steps:,} steps in {outcome.seconds:,.0f} s")
-    return time.perf_counter() - start
-
-
-def _taken(file: Path, runs: Sequence[Path], take: Callable[[], Measures], took: float = 0.0) -> _Kept:
-    """Measures of some runs, taken once for their checkpoints and kept in a file. `took`: seconds of training to add."""
-    digest = "+".join(map(_weights, runs))
-    kept = _read(file)
-    if kept.get("digest") != digest:
-        start = time.perf_counter()
-        found = take()
-        kept = {
-            "digest": digest,
-            "seconds": kept.get("seconds", 0.0) + took + time.perf_counter() - start,
-            "measures": {name: asdict(measured) for name, measured in found.items()},
-        }
-        write_json(file, kept)
-    return _Kept({name: Measured(**value) for name, value in kept["measures"].items()}, file)
-
-
-def _weights(run: Path) -> str:
-    """The digest of a run's newest weights."""
-    newest = checkpoints.latest(run / "checkpoints")
-    assert newest is not None
-    return Record.load(newest).files["model.safetensors"]
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-
-
-def _digests(out: Path, variants: Sequence[Variant], test: str) -> dict[str, str]:
-    """The digest of every variant's training data, and of the test data."""
-    found = {"test": open_shards(test).digest()}
-    for variant in variants:
-        newest = checkpoints.latest(out / f"{variant.name}-seed0" / "checkpoints")
-        found[variant.name] = Record.load(newest).data if newest else ""
-    return found
-
-
-def _judged(claim: Claim, evidence: Evidence) -> dict[str, Any]:
-    finding = claim.judge(evidence)
-    return {
-        "name": claim.name,
-        "statement": claim.statement,
-        "paper": claim.paper,
-        "rule": claim.rule,
-        "ours": {label: interval._asdict() for label, interval in finding.figures.items()},
-        "verdict": finding.verdict,
-        "remark": finding.remark,
-    }
-
-
-def hardware() -> dict[str, Any]:
-    """What the runs were made on."""
-    device = torch.accelerator.current_accelerator(check_available=True)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "machine": platform.machine(),
-        "cores": cores,
-        "threads": torch.get_num_threads(),
-        "accelerator": str(device) if device else "none",
-    }

@@ -32,7 +32,7 @@ def made(pipeline: Pipeline, folder: Path, count: int, note: Note) -> Path:
     if (folder / MANIFEST).exists() and Manifest.load(folder / MANIFEST).complete:
         return folder
     note(f"  makes {folder}: {count:,} samples of the built-in world {pipeline.name}")
-    report = run_pipeline(pipeline, folder, workers=_cores())
+    report = run_pipeline(pipeline, folder, workers=_cores(), wait=True)
     if not report.complete:
         raise LtError(
             f"{len(report.failed)} of {report.tasks} tasks failed: {folder} is not complete.", "Run it again."

@@ -19,8 +19,11 @@ LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def directory_lock(folder: Path) -> Iterator[None]:
+def directory_lock(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold `folder` for this process; the folder is made if it is missing.
+
+    Args:
+        wait: until another process lets it go, instead of refusing.
 
     Raises:
         LtError: another process holds it (the message says which, where and since when).
@@ -29,7 +32,7 @@ def directory_lock(folder: Path) -> Iterator[None]:
     path = folder / LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(path)
+        descriptor = _acquire(path, wait)
         _sign(descriptor)
     except OSError as error:
         raise write_error(path, error) from error
@@ -41,11 +44,11 @@ def directory_lock(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(path: Path) -> int:
+def _acquire(path: Path, wait: bool = False) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if _is_still(path, descriptor):
                 return descriptor
         except BlockingIOError:

@@ -61,6 +61,7 @@ def run_pipeline(
     engine: str = "local",
     on_progress: Callable[[RunState], None] | None = None,
     stall_seconds: float = 600,
+    wait: bool = False,
 ) -> RunReport:
     """Make the shards of `pipeline` in the folder `out`.
 
@@ -69,6 +70,7 @@ def run_pipeline(
         engine: `local` or `ray`.
         on_progress: called a few times a second with the state of the run.
         stall_seconds: a worker whose samples do not move for so long is killed.
+        wait: for another run that holds the folder, instead of refusing; what it has made is not made again.
 
     Raises:
         LtError: another run holds the folder, it holds other data, the disk is full, a package is missing ...
@@ -83,7 +85,7 @@ def run_pipeline(
     plan = make_plan(pipeline)
     if manifest := _complete_manifest(plan, out):
         return _report(plan, out, RunState(pipeline.name, len(plan.tasks), len(plan.tasks)), manifest, start)
-    with directory_lock(out):
+    with directory_lock(out, wait):
         refuse_other_data(plan, out)
         sweep(out)
         todo = [task for task in plan.tasks if not is_finished(task, out)]

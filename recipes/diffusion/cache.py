@@ -197,7 +197,7 @@ def _cached(where: str, stages: tuple[Stage, ...], note: Callable[[str], None]) 
     folder = lt_home() / "latents" / make_plan(pipeline).digest[:32]
     alone = torch.accelerator.is_available() or len(open_shards(where)) < _MANY
     workers = 0 if alone else len(os.sched_getaffinity(0))
-    report = run_pipeline(pipeline, folder, workers=workers)
+    report = run_pipeline(pipeline, folder, workers=workers, wait=True)
     if not report.complete:
         raise LtError(f"{len(report.failed)} of {report.tasks} tasks failed: {report.failed[0]}.", "Run it again.")
     if report.done:

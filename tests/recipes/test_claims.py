@@ -1,13 +1,20 @@
 """Judging claims: errors, verdicts, and a study that is trained, measured, stopped and continued."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
 import toy
+import toy_study
 
-from lt.datagen.shards import UsageError
-from lt.recipes import claims
+from lt.datagen.shards import LtError, UsageError
+from lt.recipes import checkpoints
+from lt.recipes import reproduce as reproduction
 from lt.recipes.claims import Claim, Evidence, Finding, Measured, Study, Variant, above, all_of, below, find_study
 from lt.recipes.evaluate.bootstrap import Interval
 from lt.recipes.logging import read_log
@@ -88,7 +95,7 @@ def a_study(folder, measured) -> Study:
 def test_a_study_is_trained_measured_judged_and_not_done_twice(shards, tmp_path):
     measured, notes = [], []
     study = a_study(shards, measured)
-    result = claims.reproduce(study, tmp_path, seeds=2, note=notes.append)
+    result = reproduction.reproduce(study, tmp_path, seeds=2, note=notes.append)
     assert measured == ["wide-seed0", "narrow-seed0", "wide-seed1", "narrow-seed1"]
     assert len(toy.losses(tmp_path / "wide-seed1")) == 6 and len(toy.losses(tmp_path / "narrow-seed0")) == 3
     (claim,) = result.claims
@@ -97,10 +104,58 @@ def test_a_study_is_trained_measured_judged_and_not_done_twice(shards, tmp_path)
     assert written["seeds"] == [0, 1] and written["steps"] == 6 and not written["full"]
     assert set(written["data"]) == {"test", "wide", "narrow"} and written["hardware"]["cores"] >= 1
     assert written["seconds"] > 0 and written["versions"]["torch"]
-    again = claims.reproduce(study, tmp_path, seeds=2, note=notes.append)
+    again = reproduction.reproduce(study, tmp_path, seeds=2, note=notes.append)
     assert len(measured) == 4 and again.claims == result.claims
-    more = claims.reproduce(replace(study), tmp_path, seeds=3, note=notes.append)
+    more = reproduction.reproduce(replace(study), tmp_path, seeds=3, note=notes.append)
     assert measured[4:] == ["wide-seed2", "narrow-seed2"] and more.full
+
+
+# --- side by side -----------------------------------------------------------------------------------------------------
+
+
+def weights(out):
+    """The digest of every run's weights."""
+    newest = {run.name: checkpoints.chosen(run) for run in out.iterdir() if run.is_dir()}
+    return {name: checkpoints.Record.load(path).files["model.safetensors"] for name, path in newest.items()}
+
+
+def test_runs_side_by_side_are_those_of_one_process(shards, tmp_path):
+    said = toy_study.run(str(shards), tmp_path / "two")
+    assert len(said) == 9 and said[-1].startswith("  9 of 9: ")  # three variants and a joint by two seeds, one shared
+    places = {line.split(": ")[1].rsplit(",", 1)[0]: place for place, line in enumerate(said)}
+    assert all(
+        places[f"wide, seed {seed}"] < places[f"further, seed {seed}"] < places[f"both, seed {seed}"] for seed in (0, 1)
+    )
+    study, notes = toy_study.study(str(shards)), []
+    one = reproduction.reproduce(study, tmp_path / "one", seeds=2, note=notes.append)
+    two = reproduction.reproduce(study, tmp_path / "two", seeds=2, note=notes.append)
+    assert len([line for line in notes if " steps in " in line]) == 7  # nothing was trained again
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+    assert one.claims == two.claims and one.measures == two.measures
+
+
+def test_what_fails_side_by_side_is_said_and_ends_the_others(shards, tmp_path):
+    with pytest.raises(LtError, match=r"has in another shape net\.first\.weight"):
+        toy_study.run(str(shards), tmp_path, steps=40, width=4)
+    assert not (tmp_path / "both-seed0.json").exists()
+
+
+def test_ctrl_c_saves_what_runs_side_by_side_and_the_same_call_goes_on(shards, tmp_path):
+    command = [sys.executable, toy_study.__file__, str(shards), str(tmp_path / "stopped"), "150"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    first = tmp_path / "stopped" / "shared-seed0" / "log.jsonl"
+    while process.poll() is None and not (first.exists() and first.read_text().count('"train"') > 3):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "Stopped" in said and "Traceback" not in said, said
+    assert list((tmp_path / "stopped" / "shared-seed0" / "checkpoints").glob("step-*"))
+    assert subprocess.run(command, capture_output=True, timeout=200).returncode == 0
+    assert '"event": "stop"' in first.read_text()
+    reproduction.reproduce(toy_study.study(str(shards)), tmp_path / "through", seeds=1, steps=150, note=print)
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "through")
 
 
 @pytest.mark.slow
@@ -111,7 +166,7 @@ def test_the_real_studies_run_in_miniature(name, tmp_path, monkeypatch):
         if hasattr(module, constant):
             monkeypatch.setattr(module, constant, value)
     monkeypatch.chdir(tmp_path)
-    result = claims.reproduce(module.STUDY, tmp_path / "runs", seeds=1, steps=2, note=print)
+    result = reproduction.reproduce(module.STUDY, tmp_path / "runs", seeds=1, steps=2, note=print)
     assert len(result.claims) == len(module.CLAIMS) and not result.full
     for claim in result.claims:
         assert claim["ours"], claim["name"]

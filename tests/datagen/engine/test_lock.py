@@ -4,6 +4,7 @@ import json
 import os
 import socket
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from engine_pipelines import tiny
@@ -12,6 +13,7 @@ from lt.datagen.engine.lock import LOCK, _acquire, directory_lock
 from lt.datagen.engine.run import run_pipeline
 from lt.datagen.shards import LtError
 from lt.datagen.shards.errors import OutputError
+from lt.datagen.shards.manifest import MANIFEST
 
 
 def test_the_second_of_two_runs_is_refused_and_told_who_is_first(tmp_path: Path):
@@ -20,6 +22,18 @@ def test_the_second_of_two_runs_is_refused_and_told_who_is_first(tmp_path: Path)
     message = refusal.value.message
     assert f"Another run is writing into {tmp_path}: process {os.getpid()} on {socket.gethostname()} since 2" in message
     assert run_pipeline(tiny(), tmp_path, workers=0).complete
+
+
+def test_who_waits_finds_what_the_first_has_made(tmp_path: Path):
+    reports = []
+    second = Thread(target=lambda: reports.append(run_pipeline(tiny(), tmp_path, workers=0, wait=True)))
+    with directory_lock(tmp_path):
+        second.start()
+        second.join(0.3)
+        assert second.is_alive() and not (tmp_path / MANIFEST).exists()
+    second.join(60)
+    third = run_pipeline(tiny(), tmp_path, workers=0, wait=True)
+    assert reports[0].done > 0 and reports[0].complete and third.done == 0
 
 
 def test_a_stale_lock_is_taken_over(tmp_path: Path):

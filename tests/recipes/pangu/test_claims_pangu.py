@@ -86,7 +86,9 @@ def printed(tmp_path_factory) -> str:
         patch.setattr(study, "TEST", 72)
         patch.setattr(measures, "STEPS", 4)
         patch.setattr(ledger, "_half", lambda latent: latent**2)
-        result = CliRunner().invoke(app, ["reproduce", "pangu", "--steps", "2", "--seeds", "1", "--out", "runs"])
+        result = CliRunner().invoke(
+            app, ["reproduce", "pangu", "--steps", "2", "--seeds", "1", "--jobs", "1", "--out", "runs"]
+        )
         assert result.exit_code == 0, result.output
     return result.output
 
