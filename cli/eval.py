@@ -91,7 +91,7 @@ def images(
         ..., help="Drawn pictures (folder, tar, pattern, URL), such as lt sample pangu makes."
     ),
     reference: str = typer.Option(
-        ..., "--reference", help="True pictures; for pose: those that the drawn ones were drawn from."
+        ..., "--reference", help="True pictures; for pose and caption: those that the drawn ones were drawn from."
     ),
     extractor: str = typer.Option(
         "world",
@@ -101,7 +101,9 @@ def images(
     clip: Path = typer.Option(
         None, "--clip", help="A contrastive run: how alike pictures and prompts are.", show_default="left out"
     ),
-    controls: str = typer.Option("", "--controls", help="edge, pose, or edge,pose: how well the pictures follow them."),
+    controls: str = typer.Option(
+        "", "--controls", help="edge, pose, caption, with commas: how well the pictures follow them."
+    ),
     limit: int = Limit,
     against: Path = typer.Option(
         None, "--against", help="What --json printed before: differences to it, where the protocols agree."
@@ -109,7 +111,7 @@ def images(
     cache: bool = Cache,
     as_json: bool = JsonOption,
 ) -> None:
-    """Distances to true pictures (FID, KID or the world's), precision and recall, CLIP score, fidelity to controls."""
+    """Distances to true pictures (FID, KID or the world's), precision and recall, CLIP score, fidelity to what was asked."""
     from lt.recipes.evaluate.features import Encoder
     from lt.recipes.evaluate.images import report
     from lt.recipes.evaluate.images.pictures import PictureSet

@@ -15,7 +15,7 @@ from lt.recipes.objective import Objective
 from lt.recipes.registry import find
 from lt.recipes.shipped import RUNS, SCHEME, weights_folder
 
-LIMIT = 8_000_000
+LIMIT = 8 * 2**20
 """Bytes of one system's shipped weights."""
 
 

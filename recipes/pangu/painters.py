@@ -143,9 +143,8 @@ def load(located: Located) -> Painter:
 def _from_runs(located: Located) -> Painter:
     restored = [restore(Path(folder)) for folder in located.folders]
     generators = _generators([one for one in restored if one.branch is None] or restored[:1])
-    some = max(
-        generators, key=lambda one: one.denoiser.timesteps.stop
-    )  # the one that learned whole pictures knows their sizes
+    # the one that learned whole pictures knows their sizes
+    some = max(generators, key=lambda one: one.denoiser.timesteps.stop)
     if len({(one.located.digest, one.texts) for one in restored}) > 1:
         raise LtError(
             "The checkpoints were trained with different autoencoders or text encoders: they cannot draw together."

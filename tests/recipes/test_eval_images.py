@@ -303,15 +303,18 @@ def here(home, judge, monkeypatch, capsys):
 def test_true_pictures_are_perfect_and_noisy_ones_are_not(home, figures, here):
     drawn_shards(home, figures, "perfect")
     drawn_shards(home, figures, "dark", lambda picture: picture // 3)
-    code, shown, told = here("perfect", "--reference", "test", "--controls", "edge,pose", "--json")
+    code, shown, told = here("perfect", "--reference", "test", "--controls", "edge,pose,caption", "--json")
     assert code == 0, told
     perfect = json.loads(shown)
+    expected = text_accuracy(Judge.load(), [figure.picture for figure in figures], figures)
+    assert perfect["figures"]["said"]["value"] == pytest.approx(expected["all"].value)
+    assert perfect["figures"]["said_top_colour"]["value"] == pytest.approx(expected["top_colour"].value)
     assert perfect["figures"]["world_frechet"]["value"] == pytest.approx(0, abs=1e-6)
     assert perfect["figures"]["edge_f"]["value"] == perfect["figures"]["precision"]["value"] == 100
     assert perfect["protocol"]["extractor"]["name"] == "world judge"
     (home / "perfect.json").write_text(shown)
     code, shown, told = here(
-        "dark", "--reference", "test", "--controls", "edge,pose", "--against", "perfect.json", "--json"
+        "dark", "--reference", "test", "--controls", "edge,pose,caption", "--against", "perfect.json", "--json"
     )
     assert code == 0, told
     dark = json.loads(shown)
@@ -351,6 +354,7 @@ def test_figures_of_other_protocols_are_not_compared(home, figures, here, field)
         (["perfect", "--reference", "test", "--controls", "egde"], 2, "Did you mean edge?"),
         (["perfect", "--reference", "test", "--extractor", "nowhere.pth"], 1, "Cannot read the weights nowhere.pth"),
         (["perfect", "--reference", "train", "--controls", "pose"], 1, "48 no-source"),
+        (["perfect", "--reference", "train", "--controls", "caption"], 1, "48 no-source"),
         (["train", "--reference", "test", "--clip", "run"], 1, "checkpoint of judge"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Fidelity to controls: edges found again in the drawn picture, key points found again by the world's judge."""
+"""Fidelity to what was asked for: edges found again in the picture; key points, and what captions say, by the world's judge."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,12 @@ from lt.datagen.engine.stage import batched
 from lt.datagen.shards import LtError, Sample, SampleError
 from lt.models.perception.registry import load
 from lt.recipes.evaluate.bootstrap import Interval, resampled
-from lt.recipes.evaluate.images.judge import Judge, pck, true_points
+from lt.recipes.evaluate.images.judge import Judge, pck, text_accuracy, true_points
 from lt.recipes.evaluate.images.pictures import BATCH, PictureSet
+from lt.recipes.judge.labels import described
 from lt.recipes.judge.measures import NEAR
 
-CONTROLS = ("edge", "pose")
+CONTROLS = ("edge", "pose", "caption")
 TOLERANCE = 1.0
 """Pixels between edges that count as the same, at the size of the drawn pictures."""
 
@@ -122,8 +123,36 @@ def pose_fidelity(drawn: PictureSet, reference: PictureSet, judge: Judge) -> tup
     return {"pck": pck(np.concatenate(found), np.stack(true), np.stack(visible), NEAR)}, bad
 
 
+def caption_fidelity(
+    drawn: PictureSet, reference: PictureSet, judge: Judge
+) -> tuple[dict[str, Interval], dict[str, int]]:
+    """`said`: percent of the attributes named in the caption that the judge sees, `said_top_colour` ... of each; and what was
+    passed over. What captions say is known of figures of the built-in world: of the sample itself, or of its source.
+
+    Raises:
+        LtError: it is known of no picture.
+    """
+    pictures, sources, bad = [], [], {}
+    for sample in drawn.samples():
+        try:
+            source = _source(sample, reference)
+            described(source)
+        except SampleError as error:
+            bad[error.reason] = bad.get(error.reason, 0) + 1
+            continue
+        pictures.append(sample.picture)
+        sources.append(source)
+    if not sources:
+        raise LtError(
+            f"What the captions of {drawn.where} say is not known ({_listed(bad)}).",
+            "Name as --reference the figures that they were drawn from (json.prompt_of), or leave caption out of --controls.",
+        )
+    found = text_accuracy(judge, pictures, sources)
+    return {"said" if name == "all" else f"said_{name}": value for name, value in found.items()}, bad
+
+
 def _source(sample: Sample, reference: PictureSet) -> Sample:
-    """The sample that holds the exact key points. Raises SampleError `no-source` if the reference does not have it."""
+    """The sample that holds exact key points and attributes. Raises SampleError `no-source` if the reference does not have it."""
     meta = sample.meta if "json" in sample else {}
     if meta.get("keypoints"):
         return sample

@@ -15,7 +15,7 @@ from lt.recipes.evaluate.bootstrap import Interval
 from lt.recipes.evaluate.features import Encoder
 from lt.recipes.evaluate.images import distances
 from lt.recipes.evaluate.images.clip import clip_score
-from lt.recipes.evaluate.images.controls import CONTROLS, TOLERANCE, edge_fidelity, pose_fidelity
+from lt.recipes.evaluate.images.controls import CONTROLS, TOLERANCE, caption_fidelity, edge_fidelity, pose_fidelity
 from lt.recipes.evaluate.images.distances import frechet_distance, kernel_distance, precision_recall, with_interval
 from lt.recipes.evaluate.images.inception import Inception
 from lt.recipes.evaluate.images.judge import Judge
@@ -62,7 +62,9 @@ def evaluate_images(
     Raises:
         LtError: too few pictures, pictures of several sizes, nothing to measure a control with ...
     """
-    judge = extractor if isinstance(extractor, Judge) else Judge.load(note) if "pose" in controls else None
+    judged = {"pose": pose_fidelity, "caption": caption_fidelity}
+    wants_judge = isinstance(extractor, Judge) or judged.keys() & set(controls)
+    judge = (extractor if isinstance(extractor, Judge) else Judge.load(note)) if wants_judge else None
     own, other = extract(drawn, extractor, cache), extract(reference, extractor, cache)
     figures = _distances(own.features, other.features, extractor, note)
     passed_over = {f"drawn {k}": n for k, n in own.passed_over.items()}
@@ -73,10 +75,10 @@ def evaluate_images(
     if "edge" in controls:
         found, bad = edge_fidelity(drawn)
         figures, passed_over = figures | found, passed_over | {f"edge {k}": n for k, n in bad.items()}
-    if "pose" in controls:
+    for control in (name for name in judged if name in controls):
         assert judge
-        found, bad = pose_fidelity(drawn, reference, judge)
-        figures, passed_over = figures | found, passed_over | {f"pose {k}": n for k, n in bad.items()}
+        found, bad = judged[control](drawn, reference, judge)
+        figures, passed_over = figures | found, passed_over | {f"{control} {k}": n for k, n in bad.items()}
     protocol = {
         **_compared(drawn, reference, extractor, own.features, other.features, controls),
         "clip": _clip_protocol(clip) if clip else None,
@@ -156,6 +158,8 @@ def _control_protocol(controls: Sequence[str], judge: Judge | None) -> dict[str,
         found["edge"] = {"detector": "opencv canny 100 200", "tolerance": TOLERANCE}
     if "pose" in controls and judge:
         found["pose"] = {"judge": judge.digest, "threshold": NEAR, "points": "seen"}
+    if "caption" in controls and judge:
+        found["caption"] = {"judge": judge.digest}
     return found
 
 
