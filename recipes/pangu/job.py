@@ -38,7 +38,7 @@ class Wishes:
     size: str | None = None
     count: int | None = None
     steps: int = 40
-    guidance: float = 6.0
+    guidance: float | None = None
     seed: int = 0
 
 
@@ -73,7 +73,7 @@ def make_job(wishes: Wishes, note: Callable[[str], None]) -> Job:
         *size,
         weights,
         wishes.steps,
-        wishes.guidance,
+        wishes.guidance or painter.guidance,
         styles=_styles(wishes.style),
         low=_low(wishes.low, controls, size) if wishes.low else None,
     )

@@ -27,6 +27,9 @@ from lt.recipes.pangu.objective import PanguObjective, restore
 from lt.recipes.shipped import located as named
 from lt.recipes.shipped import present
 
+PAPER_GUIDANCE = 6.0
+GUIDANCE = {"tiny": 3.0, "tiny-whole": 3.0}
+"""Of U-Nets so small that the paper's washes limbs away (docs/diffusion.md)."""
 _INDEX = "model_index.json"
 Conditions = tuple[dict[str, Tensor], dict[str, Tensor]]
 
@@ -50,6 +53,7 @@ class Painter:
 
     Attributes:
         side: of the square in pixels that it draws when nothing is said.
+        guidance: how closely it follows prompts when nothing is said.
         channels: of its latents.
         controls: names of its branches.
         unread: how many tokens of a prompt it leaves unread, because its text encoder has no places for them.
@@ -62,6 +66,7 @@ class Painter:
     space: LatentSpace
     scheduler: Any
     side: int
+    guidance: float
     channels: int
     controls: tuple[str, ...]
     unread: Callable[[str], int]
@@ -176,6 +181,7 @@ def _from_runs(located: Located) -> Painter:
         space=some.space,
         scheduler=make_scheduler("euler", model.schedule, model.prediction_type),
         side=some.settings.model.high,
+        guidance=GUIDANCE.get(some.settings.model.unet, PAPER_GUIDANCE),
         channels=some.space.channels,
         controls=controls,
         unread=some.unread,
@@ -260,6 +266,7 @@ def _from_pipeline(located: Located) -> Painter:
         space=space,
         scheduler=pipe.scheduler,
         side=network.config.sample_size * space.factor,
+        guidance=PAPER_GUIDANCE,
         channels=space.channels,
         controls=located.controls,
         unread=lambda prompt: 0,  # diffusers says itself what its tokenizer cuts off
