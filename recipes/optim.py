@@ -33,7 +33,7 @@ def make_optimizer(groups: list[dict[str, Any]], train: TrainSettings, device: t
     common = {"lr": peak_rate(train), "betas": train.betas, "eps": train.eps, "weight_decay": train.weight_decay}
     if train.optimizer == "lamb":
         return Lamb(groups, **common)
-    return torch.optim.AdamW(groups, **common, fused=True if device.type == "cuda" else None)
+    return torch.optim.AdamW(groups, **common, fused=device.type in ("cuda", "cpu") or None)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, step: int, train: TrainSettings) -> float:
