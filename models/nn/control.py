@@ -44,7 +44,7 @@ def control_branch(
         return branch
     # from_unet copies the weights that pool the text, but not their number of heads
     heads = unet.config["addition_embed_type_num_heads"]
-    again = ControlNetModel.from_config(branch.config, addition_embed_type_num_heads=heads)
+    again: Any = ControlNetModel.from_config(branch.config, addition_embed_type_num_heads=heads)
     again.load_state_dict(branch.state_dict())
     return again
 
