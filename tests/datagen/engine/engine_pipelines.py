@@ -127,7 +127,8 @@ def digests(out: Path) -> dict[str, str]:
 def script(pipeline: str, out: Path, workers: int = 2) -> str:
     """Code for `python -c` that runs `pipeline`; prints how many tasks it has done, from the first sample on."""
     return f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who is started in the background inherits that it is ignored
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from engine_pipelines import *
 from lt.datagen.engine.run import run_pipeline
