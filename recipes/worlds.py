@@ -19,8 +19,13 @@ def scenes(split: str, count: int, size: int, note: Note, seed: int = 0) -> Path
 
 def figures(split: str, count: int, size: int, note: Note, seed: int = 0) -> Path:
     """The folder of `count` figures of a split; made if it is not there or not complete."""
-    folder = Path("data") / f"figures-{split}-{size}px-{count}" / (f"seed-{seed}" if seed else "")
+    folder = figures_folder(split, count, size, seed)
     return made(figures_pipeline(count=count, split=split, seed=seed, size=size), folder, count, note)
+
+
+def figures_folder(split: str, count: int, size: int, seed: int = 0) -> Path:
+    """Where `figures` has them, or will."""
+    return Path("data") / f"figures-{split}-{size}px-{count}" / (f"seed-{seed}" if seed else "")
 
 
 def made(pipeline: Pipeline, folder: Path, count: int, note: Note) -> Path:

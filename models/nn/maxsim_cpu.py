@@ -2,7 +2,7 @@
 
 Torch's maximum with positions reads a block of products once for each direction without vector instructions, and its only fast
 way to add rows at given places is a dense product that is almost all zeros. Here one pass over a block that is still in
-cache gives maxima and positions of both directions, and gradients are sums of single rows. Compiled at first use (some
+cache gives maxima and positions of both directions, and gradients are weighted sums of listed rows. Compiled at first use (some
 seconds, kept on disk where the package's folder can be written).
 
 Letters: b pictures of n patches, c texts of L words, width d; i, j, k, m count them.
@@ -12,13 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from typing import Any
 
 import numba
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-TILE = 8  # samples whose gradients are built together: they and one of the other side stay in a core's cache
+OWN, OTHER = 64, 16  # samples whose gradients are built together, from so many of the other side: these stay in cache
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
@@ -56,25 +59,39 @@ def _best_of_block(first, last, i0, j0, products, weight, s_i, s_t, best_word, b
             s_t[i0 + i, j0 + j] = total
 
 
-@numba.njit(nogil=True, cache=True, fastmath=True)
-def _pull(first, last, own_best, own_grad, own_weight, other_best, other_grad, other_weight, other, out):
-    """Gradient `out` [x, p, d] of one side's tokens, samples first .. last; `other` [y, q, d] are the other side's.
+@numba.njit(nogil=True, cache=True)
+def _list_shares(first, last, x0, y0, y1, own_best, own_grad, own_weight, other_best, other_grad, other_weight, filled):
+    """For each token of samples first .. last: the tokens of y0 .. y1 that its gradient is made of, and their shares.
 
     A token receives its own best match, and every token that chose it, each times what the similarity's gradient [x, y] and the
-    token's weight in the mean ([x, p], [y, q]) make of it. own_best [x, y, p] and other_best [x, y, q] are places.
+    token's weight in the mean ([x, p], [y, q]) make of it. own_best [x, y, p] and other_best [x, y, q] are places. `filled` are
+    rows and shares, one behind the other, token by token from sample x0 on, and starts: where each token's begin.
     """
-    d = out.shape[2]
-    for x0 in range(first, last, TILE):
-        for y in range(len(other)):
-            for x in range(x0, min(x0 + TILE, last)):
-                for p in range(own_best.shape[2]):
-                    share, at = own_grad[x, y] * own_weight[x, p], own_best[x, y, p]
-                    for e in range(d):
-                        out[x, p, e] += share * other[y, at, e]
-                for q in range(other_best.shape[2]):
-                    share, at = other_grad[x, y] * other_weight[y, q], other_best[x, y, q]
-                    for e in range(d):
-                        out[x, at, e] += share * other[y, q, e]
+    rows, shares, starts = filled
+    p_count, p_places = own_weight.shape[1], own_best.shape[2]  # no places where a direction was not wanted
+    q_count, q_places = other_weight.shape[1], other_best.shape[2]
+    free = np.empty(p_count, np.int32)
+    for x in range(first, last):
+        free[:] = y1 - y0 if p_places else 0
+        for y in range(y0, y1):
+            for q in range(q_places):
+                free[other_best[x, y, q]] += 1
+        start = (x - x0) * (y1 - y0) * (p_places + q_places)
+        for p in range(p_count):
+            starts[(x - x0) * p_count + p] = start
+            start, free[p] = start + free[p], start
+        for y in range(y0, y1):
+            for p in range(p_places):
+                k = free[p]
+                free[p] = k + 1
+                rows[k] = (y - y0) * q_count + own_best[x, y, p]
+                shares[k] = own_grad[x, y] * own_weight[x, p]
+            for q in range(q_places):
+                p = other_best[x, y, q]
+                k = free[p]
+                free[p] = k + 1
+                rows[k] = (y - y0) * q_count + q
+                shares[k] = other_grad[x, y] * other_weight[y, q]
 
 
 def threads() -> ThreadPoolExecutor:
@@ -117,15 +134,39 @@ def gradients(
     """
     pairs = (len(patches), len(words))
     nowhere, nothing = torch.empty(*pairs, 0, dtype=torch.uint8), patches.new_zeros(pairs)
-    v, t, w = (x.detach().contiguous().numpy() for x in (patches, words, weight))
-    to_word, to_patch = ((nowhere if x is None else x).numpy() for x in (best_word, best_patch))
-    g_i, g_t = ((nothing if x is None else x.contiguous()).numpy() for x in (grad_i, grad_t))
-    mean = np.full(v.shape[:2], 1 / v.shape[1], v.dtype)
-    grad_v, grad_w = np.zeros_like(v), np.zeros_like(t)
-    by_text = [np.ascontiguousarray(x.swapaxes(0, 1)) for x in (to_patch, g_t, to_word, g_i)]
-    for_patches = (to_word, g_i, mean, to_patch, g_t, w, t, grad_v)
-    for_words = (by_text[0], by_text[1], w, by_text[2], by_text[3], mean, v, grad_w)
+    v, t = patches.detach().contiguous(), words.detach().contiguous()
+    to_word, to_patch = (nowhere if x is None else x for x in (best_word, best_patch))
+    g_i, g_t = (nothing if x is None else x for x in (grad_i, grad_t))
+    mean = v.new_full(v.shape[:2], 1 / v.shape[1])
+    by_text = [x.transpose(0, 1) for x in (to_patch, g_t, to_word, g_i)]
     with threads() as pool:
-        _share_out(pool, lambda first, last: _pull(first, last, *for_patches), len(v))
-        _share_out(pool, lambda first, last: _pull(first, last, *for_words), len(t))
-    return torch.from_numpy(grad_v), torch.from_numpy(grad_w)
+        grad_v = _sums(pool, t, to_word, g_i, mean, to_patch, g_t, weight)
+        grad_w = _sums(pool, v, *by_text[:2], weight, *by_text[2:], mean)
+    return grad_v, grad_w
+
+
+def _sums(pool: ThreadPoolExecutor, other: Tensor, *matches: Tensor) -> Tensor:
+    """Gradient [x, p, d] of one side's tokens from the other side's tokens `other` [y, q, d] and `_list_shares`' matches.
+
+    Tile by tile: the tokens that are added stay in a core's cache, and torch's `embedding_bag` adds them in registers.
+    """
+    own_best, _, own_weight, other_best, _, _ = matches
+    (x_count, p_count), per_pair = own_weight.shape, own_best.shape[2] + other_best.shape[2]
+    arrays: list[Any] = [x.contiguous().numpy() for x in matches]
+    out = other.new_zeros(x_count, p_count, other.shape[2])
+    room = min(OWN, x_count) * min(OTHER, len(other)) * per_pair
+    rows, shares = torch.empty(room, dtype=torch.int32), other.new_empty(room)
+    starts = torch.empty(min(OWN, x_count) * p_count, dtype=torch.int32)
+    arrays.append((rows.numpy(), shares.numpy(), starts.numpy()))
+    for x0, y0 in product(range(0, x_count, OWN), range(0, len(other), OTHER)):
+        x1, y1 = min(x0 + OWN, x_count), min(y0 + OTHER, len(other))
+
+        def fill(first: int, last: int, x0: int = x0, y0: int = y0, y1: int = y1) -> None:
+            _list_shares(x0 + first, x0 + last, x0, y0, y1, *arrays)
+
+        _share_out(pool, fill, x1 - x0)
+        listed = (x1 - x0) * (y1 - y0) * per_pair
+        tokens, bags = other[y0:y1].flatten(0, 1), starts[: (x1 - x0) * p_count]
+        sums = F.embedding_bag(rows[:listed], tokens, bags, mode="sum", per_sample_weights=shares[:listed])
+        out[x0:x1] += sums.view(x1 - x0, p_count, -1)
+    return out

@@ -15,7 +15,7 @@ from lt.recipes.pangu.requests import PromptSource, ShardPrompts, read_prompts
 from lt.recipes.pangu.sample import Draw, LowStart, make_pipeline
 from lt.recipes.pangu.settings import CONTROLS
 from lt.recipes.shipped import SCHEME, present
-from lt.recipes.worlds import figures
+from lt.recipes.worlds import figures, figures_folder
 
 _WORLD_SAMPLES, _FROM_SHARDS = 256, 16
 
@@ -78,8 +78,8 @@ def make_job(wishes: Wishes, note: Callable[[str], None]) -> Job:
         low=_low(wishes.low, controls, size) if wishes.low else None,
     )
     stage.check()
-    source, what = _source(wishes, controls, size, note)
-    note(f"pangu: {painter.name}; {_together(stage)}{size[0]}x{size[1]} pixels, {what}")
+    first_line = f"pangu: {painter.name}; {_together(stage)}{size[0]}x{size[1]} pixels, "
+    source = _source(wishes, controls, size, lambda what: note(first_line + what), note)
     _warn(source, wishes, stage, note)
     return Job(make_pipeline(source, stage), controls)
 
@@ -150,21 +150,24 @@ def _size(option: str, text: str) -> Size:
 
 
 def _source(
-    wishes: Wishes, controls: tuple[str, ...], size: Size, note: Callable[[str], None]
-) -> tuple[PromptSource | ShardPrompts, str]:
-    """Where prompts and control pictures come from, and a few words on it."""
+    wishes: Wishes, controls: tuple[str, ...], size: Size, tell: Callable[[str], None], note: Callable[[str], None]
+) -> PromptSource | ShardPrompts:
+    """Where prompts and control pictures come from; told in a few words before a world is made."""
     texts = [*wishes.prompt, *(read_prompts(wishes.prompts) if wishes.prompts else [])]
     if texts and wishes.data:
         raise UsageError("Give either prompts or --data.", "--data takes its prompts from the captions of the shards.")
     if texts:
-        return _from_prompts(wishes, texts, controls, size), f"{len(texts)} prompt{'s'[: len(texts) > 1]} as asked"
+        source = _from_prompts(wishes, texts, controls, size)
+        tell(f"{len(texts)} prompt{'s'[: len(texts) > 1]} as asked")
+        return source
     if wishes.pictures or wishes.photos:
         raise UsageError("A control picture needs a prompt.", 'Say what to draw: --prompt "a child in a red shirt"')
     count = wishes.count or _FROM_SHARDS
-    where = wishes.data or str(figures("test", max(_WORLD_SAMPLES, count), max(64, *size), note))
+    world = "test", max(_WORLD_SAMPLES, count), max(64, *size)
     said = "as asked" if wishes.data else "no --prompt: the figures world's test split"
-    source = ShardPrompts(where, count, wishes.seed, size, controls)
-    return source, f"prompts and control pictures of {where} ({said})"
+    tell(f"prompts and control pictures of {wishes.data or figures_folder(*world)} ({said})")
+    where = wishes.data or str(figures(*world, note))
+    return ShardPrompts(where, count, wishes.seed, size, controls)
 
 
 def _from_prompts(wishes: Wishes, texts: Sequence[str], controls: Sequence[str], size: Size) -> PromptSource:

@@ -193,7 +193,7 @@ def test_all_products_are_never_held_at_once(compiled):
         (s_i.sum() + s_t.sum()).backward()
     positions = b * b * n
     assert forward.numel <= max(block, positions) < b * b * n * length / 7
-    assert backward.numel <= max(block, positions)
+    assert backward.numel <= max(block, positions + b * b * length) + 1  # that one is of torch.embedding_bag
 
 
 def test_a_similarity_without_gradient_keeps_no_positions():
