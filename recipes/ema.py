@@ -25,8 +25,8 @@ class Ema:
     def update(self, step: int) -> None:
         """Take in the weights after step `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, average in self.average.items():
-            average.lerp_(self._weights[name].detach(), 1 - decay)
+        weights = [self._weights[name].detach() for name in self.average]
+        torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
 
     @torch.no_grad()
     def load(self, average: Mapping[str, Tensor]) -> None:

@@ -8,6 +8,7 @@ import json
 import math
 import re
 import warnings
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -172,20 +173,31 @@ def _decode_npy(field: str, data: bytes) -> np.ndarray:
     if not data.startswith(b"\x93NUMPY"):  # numpy would also open zip archives and pickles
         raise SampleError("invalid-npy", f"{field}: not in the npy format")
     try:
-        shape, dtype = _npy_header(data)
-        if dtype.hasobject or math.prod(shape) * dtype.itemsize > len(data):  # numpy would reserve that memory first
+        size = _npy_header_size(data)
+        shape, fortran, dtype = _npy_header(data[:size])
+        if dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > len(data) - size:
             raise ValueError(f"an array of {shape} {dtype} in {len(data)} bytes")
-        return np.load(io.BytesIO(data), allow_pickle=False)
+        values = np.frombuffer(data, dtype, math.prod(shape), size)
+        return values.reshape(shape, order="F" if fortran else "C").copy(order="K")
     except Exception as error:  # a damaged header can raise tokenize and syntax errors, too
         raise SampleError("invalid-npy", f"{field}: {short(error)}") from None
 
 
-def _npy_header(data: bytes) -> tuple[tuple[int, ...], np.dtype]:
-    file = io.BytesIO(data)
+def _npy_header_size(data: bytes) -> int:
+    """Bytes before the values: magic, version, length (2 bytes in version 1, then 4), text."""
+    wide = data[6] > 1
+    return (12 if wide else 10) + int.from_bytes(data[8 : 12 if wide else 10], "little")
+
+
+@lru_cache(maxsize=64)
+def _npy_header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order and type. Remembered, because numpy parses Python source here, and a field's header is mostly the same."""
+    file = io.BytesIO(head)
     version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"npy version {version}")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
-    return shape, dtype
+    return read(file)
 
 
 def _encode_json(field: str, value: Any) -> bytes:
