@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -120,11 +121,11 @@ class _Plan:
             for i in range(0, b, pictures):
                 yield slice(i, min(i + pictures, b)), slice(j, min(j + texts, c))
 
-    def products(self, v: Tensor, t: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-        """The blocks with their products [pictures, n, texts, L], one after the other in the same memory."""
+    def products(self, v: Tensor, t: Tensor, part: int = 0, parts: int = 1) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Every parts-th block with its products [pictures, n, texts, L], one after the other in the same memory."""
         (b, n, _), (c, length, _) = v.shape, t.shape
         memory = v.new_empty(0)
-        for i, j in self.blocks(b, n, c, length):
+        for i, j in islice(self.blocks(b, n, c, length), part, None, parts):
             rows, columns = (i.stop - i.start) * n, (j.stop - j.start) * length
             if len(memory) < rows * columns:
                 memory = v.new_empty(rows * columns)
@@ -183,14 +184,18 @@ def _forward(v: Tensor, t: Tensor, weight: Tensor, plan: _Plan, track: bool) -> 
 
 def _compiled_forward(v: Tensor, t: Tensor, weight: Tensor, plan: _Plan) -> Forward:
     """As `_forward` with places. One pass over a block gives both directions; what is not wanted is dropped afterwards."""
-    from lt.models.nn.maxsim_cpu import best_of_block, threads
+    from lt.models.nn.maxsim_cpu import best_of_block, spread
 
     (b, n, _), (c, length, _) = v.shape, t.shape
     s_i, s_t = weight.new_empty(b, c), weight.new_empty(b, c)
     best_word, best_patch = _places((b, c, n), length, v.device), _places((b, c, length), n, v.device)
-    with threads() as pool:
-        for i, j, products in plan.products(v, t):
-            best_of_block(pool, products, i.start, j.start, weight, s_i, s_t, best_word, best_patch)
+    v, t, weight = v.detach(), t.detach(), weight.detach()
+
+    def fill(part: int, parts: int) -> None:
+        for i, j, products in plan.products(v, t, part, parts):
+            best_of_block(products, i.start, j.start, weight, s_i, s_t, best_word, best_patch)
+
+    spread(fill)
     broken = 0 * (v.sum() + t.sum())  # NaN if any token is not finite, which maxima may swallow; else 0
     image = (s_i + broken, best_word) if plan.wanted != "text" else (None, None)
     text = (s_t + broken, best_patch) if plan.wanted != "image" else (None, None)

@@ -25,16 +25,16 @@ OWN, OTHER = 64, 16  # samples whose gradients are built together, from so many 
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def _best_of_block(first, last, i0, j0, products, weight, s_i, s_t, best_word, best_patch):
-    """One pass over products [pictures, n, texts, L], whose first pair is (i0, j0), for its texts first .. last.
+def _best_of_block(i0, j0, products, weight, s_i, s_t, best_word, best_patch):
+    """One pass over products [pictures, n, texts, L], whose first pair is (i0, j0).
 
     weight [c, L] of a word in s_t; filled: s_i, s_t [b, c], best_word [b, c, n], best_patch [b, c, L].
     """
-    pictures, n, _, length = products.shape
+    pictures, n, texts, length = products.shape
     top = np.empty(length, products.dtype)
     place = np.empty(length, np.int32)
     for i in range(pictures):
-        for j in range(first, last):
+        for j in range(texts):
             top[:] = products[i, 0, j]
             place[:] = 0
             total = 0.0
@@ -60,18 +60,18 @@ def _best_of_block(first, last, i0, j0, products, weight, s_i, s_t, best_word, b
 
 
 @numba.njit(nogil=True, cache=True)
-def _list_shares(first, last, x0, y0, y1, own_best, own_grad, own_weight, other_best, other_grad, other_weight, filled):
-    """For each token of samples first .. last: the tokens of y0 .. y1 that its gradient is made of, and their shares.
+def _list_shares(x0, x1, y0, y1, filled, own_best, own_grad, own_weight, other_best, other_grad, other_weight):
+    """For each token of samples x0 .. x1: the tokens of y0 .. y1 that its gradient is made of, and their shares.
 
     A token receives its own best match, and every token that chose it, each times what the similarity's gradient [x, y] and the
     token's weight in the mean ([x, p], [y, q]) make of it. own_best [x, y, p] and other_best [x, y, q] are places. `filled` are
-    rows and shares, one behind the other, token by token from sample x0 on, and starts: where each token's begin.
+    rows and shares, one behind the other, token by token, and starts: where each token's begin.
     """
     rows, shares, starts = filled
     p_count, p_places = own_weight.shape[1], own_best.shape[2]  # no places where a direction was not wanted
     q_count, q_places = other_weight.shape[1], other_best.shape[2]
     free = np.empty(p_count, np.int32)
-    for x in range(first, last):
+    for x in range(x0, x1):
         free[:] = y1 - y0 if p_places else 0
         for y in range(y0, y1):
             for q in range(q_places):
@@ -94,29 +94,28 @@ def _list_shares(first, last, x0, y0, y1, own_best, own_grad, own_weight, other_
                 shares[k] = other_grad[x, y] * other_weight[y, q]
 
 
-def threads() -> ThreadPoolExecutor:
-    """As many threads as torch uses, for the functions below; the loops let the interpreter go. A context manager."""
-    return ThreadPoolExecutor(torch.get_num_threads())
+def spread(work: Callable[[int, int], None]) -> None:
+    """Call work(part, parts) for every part, as many as torch has threads, each on a thread of its own.
 
-
-def _share_out(pool: ThreadPoolExecutor, loop: Callable[[int, int], None], count: int) -> None:
-    """Run loop(first, last) over 0 .. count in equal parts, one a thread."""
-    parts = min(torch.get_num_threads(), count)
-    edges = [count * part // parts for part in range(parts + 1)]
+    Torch's operations inside run on that thread alone: parts never wait for one another. (Threads that compute a product together
+    spin when it is done, and would keep our loops off the cores.) Gradients must not be tracked inside: pass detached tensors.
+    """
+    parts = torch.get_num_threads()
     if parts == 1:
-        loop(0, count)
-    else:
-        list(pool.map(loop, edges[:-1], edges[1:]))
+        return work(0, 1)
+    try:
+        with ThreadPoolExecutor(parts, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(work, range(parts), [parts] * parts))
+    finally:
+        torch.set_num_threads(parts)  # of this thread it never changed, but threads that start later inherit the last
 
 
-def best_of_block(pool: ThreadPoolExecutor, products: Tensor, i0: int, j0: int, *filled: Tensor) -> None:
+def best_of_block(products: Tensor, i0: int, j0: int, *filled: Tensor) -> None:
     """Maxima, means and places of a block: contiguous products [pictures, n, texts, L] of the pairs from (i0, j0) on.
 
     `filled` are contiguous: weight [c, L], then s_i, s_t [b, c], best_word [b, c, n], best_patch [b, c, L], which are written.
     """
-    arrays = [x.numpy() for x in filled]
-    block = products.numpy()
-    _share_out(pool, lambda first, last: _best_of_block(first, last, i0, j0, block, *arrays), products.shape[2])
+    _best_of_block(i0, j0, products.numpy(), *(x.numpy() for x in filled))
 
 
 def gradients(
@@ -139,13 +138,12 @@ def gradients(
     g_i, g_t = (nothing if x is None else x for x in (grad_i, grad_t))
     mean = v.new_full(v.shape[:2], 1 / v.shape[1])
     by_text = [x.transpose(0, 1) for x in (to_patch, g_t, to_word, g_i)]
-    with threads() as pool:
-        grad_v = _sums(pool, t, to_word, g_i, mean, to_patch, g_t, weight)
-        grad_w = _sums(pool, v, *by_text[:2], weight, *by_text[2:], mean)
+    grad_v = _sums(t, to_word, g_i, mean, to_patch, g_t, weight)
+    grad_w = _sums(v, *by_text[:2], weight, *by_text[2:], mean)
     return grad_v, grad_w
 
 
-def _sums(pool: ThreadPoolExecutor, other: Tensor, *matches: Tensor) -> Tensor:
+def _sums(other: Tensor, *matches: Tensor) -> Tensor:
     """Gradient [x, p, d] of one side's tokens from the other side's tokens `other` [y, q, d] and `_list_shares`' matches.
 
     Tile by tile: the tokens that are added stay in a core's cache, and torch's `embedding_bag` adds them in registers.
@@ -154,19 +152,20 @@ def _sums(pool: ThreadPoolExecutor, other: Tensor, *matches: Tensor) -> Tensor:
     (x_count, p_count), per_pair = own_weight.shape, own_best.shape[2] + other_best.shape[2]
     arrays: list[Any] = [x.contiguous().numpy() for x in matches]
     out = other.new_zeros(x_count, p_count, other.shape[2])
-    room = min(OWN, x_count) * min(OTHER, len(other)) * per_pair
-    rows, shares = torch.empty(room, dtype=torch.int32), other.new_empty(room)
-    starts = torch.empty(min(OWN, x_count) * p_count, dtype=torch.int32)
-    arrays.append((rows.numpy(), shares.numpy(), starts.numpy()))
-    for x0, y0 in product(range(0, x_count, OWN), range(0, len(other), OTHER)):
-        x1, y1 = min(x0 + OWN, x_count), min(y0 + OTHER, len(other))
 
-        def fill(first: int, last: int, x0: int = x0, y0: int = y0, y1: int = y1) -> None:
-            _list_shares(x0 + first, x0 + last, x0, y0, y1, *arrays)
+    def fill(part: int, parts: int) -> None:
+        room = min(OWN, x_count) * min(OTHER, len(other)) * per_pair
+        rows, shares = torch.empty(room, dtype=torch.int32), other.new_empty(room)
+        starts = torch.empty(min(OWN, x_count) * p_count, dtype=torch.int32)
+        filled = rows.numpy(), shares.numpy(), starts.numpy()
+        first, last = (x_count * edge // parts for edge in (part, part + 1))
+        for x0, y0 in product(range(first, last, OWN), range(0, len(other), OTHER)):
+            x1, y1 = min(x0 + OWN, last), min(y0 + OTHER, len(other))
+            _list_shares(x0, x1, y0, y1, filled, *arrays)
+            listed, bags = (x1 - x0) * (y1 - y0) * per_pair, starts[: (x1 - x0) * p_count]
+            tokens, weights = other[y0:y1].flatten(0, 1), shares[:listed]
+            sums = F.embedding_bag(rows[:listed], tokens, bags, mode="sum", per_sample_weights=weights)
+            out[x0:x1] += sums.view(x1 - x0, p_count, -1)
 
-        _share_out(pool, fill, x1 - x0)
-        listed = (x1 - x0) * (y1 - y0) * per_pair
-        tokens, bags = other[y0:y1].flatten(0, 1), starts[: (x1 - x0) * p_count]
-        sums = F.embedding_bag(rows[:listed], tokens, bags, mode="sum", per_sample_weights=shares[:listed])
-        out[x0:x1] += sums.view(x1 - x0, p_count, -1)
+    spread(fill)
     return out
