@@ -210,7 +210,7 @@ def contrastive_loss(
     """
     s_i, s_t = _batch_similarities(images, texts, exchange, reduce)
     rows_i, rows_t = scales[0] * s_i, scales[1] * s_t.T
-    target = _targets(len(rows_i), rows_i.shape[1], groups, exchange.local_loss, rows_i.device)
+    target = _targets(rows_i.detach(), groups, exchange.local_loss)
     loss_i, loss_t = F.cross_entropy(rows_i, target), F.cross_entropy(rows_t, target)
     figures = {
         "loss_image": loss_i.detach(),
@@ -245,13 +245,13 @@ def _gather(features: Features, wire: torch.dtype | None) -> Features:
     return Features(gather_rows(features.tokens, wire), mask)
 
 
-def _targets(rows: int, columns: int, groups: Tensor | None, local: bool, device: torch.device) -> Tensor:
-    """The true column of each row, [rows] int64; with groups, the share of each column, [rows, columns]."""
-    start = rank() * rows if local else 0
+def _targets(rows: Tensor, groups: Tensor | None, local: bool) -> Tensor:
+    """The true column of each of `rows` [rows, columns], [rows] int64; with groups, the share of each column, as `rows`."""
+    start = rank() * len(rows) if local else 0
     if groups is None:
-        return torch.arange(start, start + rows, device=device)
-    everyone = gather_constant(groups.to(device))
-    same = (everyone[start : start + rows, None] == everyone).float()
+        return torch.arange(start, start + len(rows), device=rows.device)
+    everyone = gather_constant(groups.to(rows.device))
+    same = (everyone[start : start + len(rows), None] == everyone).to(rows.dtype)
     return same / same.sum(1, keepdim=True)
 
 
