@@ -65,7 +65,7 @@ bench-diffusion: setup ## sampling and training against diffusers; a coop step a
 	$(BIN)/python benchmarks/diffusion_sampling.py
 	$(BIN)/python benchmarks/diffusion_training.py
 
-reproduce-filip reproduce-wukong reproduce-pangu: reproduce-%: setup ## re-test the paper's claims in miniature (hours of one core)
+reproduce-filip reproduce-wukong reproduce-pangu: reproduce-%: setup ## re-test the paper's claims in miniature (half an hour to an hour and a half of two cores)
 	$(BIN)/lt reproduce $*
 
 weights: setup ## train the miniatures again that come with the package (about 75 minutes on two cores)

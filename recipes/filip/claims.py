@@ -184,5 +184,5 @@ STUDY = Study(
     data=data,
     measure=measure,
     steps=300,
-    expected="about 75 minutes of processor time, 40 on two idle cores",
+    expected="38 minutes on two idle cores of an AMD EPYC",
 )
