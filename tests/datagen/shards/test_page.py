@@ -154,7 +154,7 @@ def test_keyboard_alone_reaches_everything(page):
     page.keyboard.press("ArrowRight")
     page.wait_for_selector("#sample-key:text('scene-000001')")
     page.keyboard.press("Escape")
-    assert page.evaluate("document.activeElement.getAttribute('href')") == "#sample-1"
+    page.wait_for_function("document.activeElement.getAttribute('href') === '#sample-1'")
 
 
 @pytest.mark.browser
