@@ -44,9 +44,7 @@ class Run:
         self.micro = micro_size(self.train.batch, self.train.micro, self.ranks)
         self.folder = plan.out / "checkpoints"
         self.step = 0
-        self.note(
-            f"  data: {self.data.where}, {len(self.data.train):,} samples in {len(self.data.train.sizes):,} shards"
-        )
+        self.note(f"  data: {self._extent()}")
 
     def _headline(self, plan: Plan) -> str:
         """The first line that a run prints: preset, device, data, and why."""
@@ -58,13 +56,16 @@ class Run:
             f"data {data}; run {plan.out}"
         )
 
+    def _extent(self) -> str:
+        """Where the data lie and how much they are: `data/scenes, 12,000 samples in 24 shards`."""
+        samples, shards = len(self.data.train), len(self.data.train.sizes)
+        return f"{self.data.where}, {samples:,} samples in {shards:,} shard{'' if shards == 1 else 's'}"
+
     def _about_data(self) -> str:
-        samples, shards, window = len(self.data.train), len(self.data.train.sizes), self.settings.data.window
+        samples, window = len(self.data.train), self.settings.data.window
         how = "as a whole" if window >= samples else f"in windows of {window:,}"
         epochs = self.train.steps * self.train.batch / max(1, samples)
-        return (
-            f"  data: {self.data.where}, {samples:,} samples in {shards:,} shards, shuffled {how}; {epochs:.3g} epochs"
-        )
+        return f"  data: {self._extent()}, shuffled {how}; {epochs:.3g} epochs"
 
     def find(self) -> Found | None:
         """The checkpoint to continue from, checked against this run; rank 0 chooses for all."""
