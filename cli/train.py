@@ -38,6 +38,7 @@ def train(
 ) -> None:
     """Train a system. On a laptop, with nothing else said: its tiny preset on a built-in world."""
     from lt.recipes import registry
+    from lt.recipes.parallel import leave_ranks
     from lt.recipes.plan import completing, make_plan, missing_first
 
     given = {"data.train": f"[{','.join(data)}]" if data else None, "train.steps": steps, "train.seed": seed}
@@ -58,6 +59,7 @@ def train(
         for further in completing(plan):
             note(f"{further.out} makes {plan.recipe.name} whole:")
             _train(further, resume=False, as_json=False)
+        leave_ranks()
 
 
 def _show(plan: "Plan", as_json: bool) -> None:
@@ -92,6 +94,7 @@ def _export(plan: "Plan", folder: Path) -> None:
 
 def _train(plan: "Plan", resume: bool, as_json: bool) -> None:
     from lt.recipes.loop import train
+    from lt.recipes.parallel import leave_ranks
 
     with _progress_bar() as watch:
         outcome = train(plan, note, watch, resume)
@@ -100,6 +103,7 @@ def _train(plan: "Plan", resume: bool, as_json: bool) -> None:
         if as_json:
             print_json(vars(outcome))
     if outcome.status == "stopped":
+        leave_ranks()
         raise typer.Exit(1)
 
 

@@ -23,6 +23,16 @@ def make_accelerator(train: TrainSettings) -> Accelerator:
     return Accelerator(cpu=on_cpu, mixed_precision="bf16" if train.precision == "bf16" else "no")
 
 
+def leave_ranks() -> None:
+    """End what connects the ranks, once all is done and all are here; a single process has nothing to leave.
+
+    A process that goes while gloo's threads are alive may die by `std::terminate`. After an error nobody must leave in order:
+    the others wait inside a collective call, and the launcher ends them.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 class _Modules(nn.Module):
     """What is wrapped: all modules of an objective, with one forward pass that calls any of its methods."""
 
