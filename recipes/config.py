@@ -100,7 +100,8 @@ class TrainSettings(Section):
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """With several ranks: copies of the weights (`ddp`) or shards of them (`fsdp`, for models that do not fit)."""
     init: str = ""
-    """Start from the weights of this run or checkpoint (fine-tuning, resolution boost); step and optimizer start anew."""
+    """Start from the weights of this run or checkpoint (fine-tuning, resolution boost), or for pangu from a diffusers folder's
+    U-Net; step and optimizer start anew."""
     seed: int = Field(default=0, ge=0)
     """Seeds weights, order, augmentation and everything drawn in a step."""
     spike: float = free(20.0, ge=0)

@@ -138,6 +138,10 @@ class Objective:
     def pretrained(self) -> None:
         """Load the pretrained weights that the settings name: called once, when a run starts from nothing."""
 
+    def adopt(self, folder: Path) -> bool:
+        """Start from weights in another library's format where `folder`, named by `train.init`, holds such; False where not."""
+        return False
+
     def completed(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """A checkpoint's tensors, `<module>.<name>`, with those that it left out because another run holds them."""
         return tensors

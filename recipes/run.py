@@ -132,8 +132,10 @@ class Run:
         self.bad, self.figures, self.guard = 0, {}, SpikeGuard(self.train.spike)
         self.objective.pretrained()
         if self.train.init:
-            where = checkpoints.chosen(Path(self.train.init))
-            checkpoints.load_model(self.objective, where, Record.load(where))
+            where = Path(self.train.init)
+            if not self.objective.adopt(where):
+                where = checkpoints.chosen(where)
+                checkpoints.load_model(self.objective, where, Record.load(where))
             self.note(f"  starts from the weights of {where}")
         self.estimate()
 

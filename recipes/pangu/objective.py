@@ -43,6 +43,7 @@ from lt.recipes.diffusion.texts import (
     text_digest,
     world_tokenizer,
 )
+from lt.recipes.diffusion.unets import is_pipeline, load_unet
 from lt.recipes.objective import Batch, Figures, Objective, Report
 from lt.recipes.pangu import data
 from lt.recipes.pangu.data import SEED, Row
@@ -261,8 +262,30 @@ class PanguObjective(Objective):
         model = self.settings.model
         if not model.control:
             return
-        base = restore(Path(model.base))
-        theirs = base.settings.model
+        if is_pipeline(Path(model.base)):
+            self._steer_pipeline(Path(model.base))
+        else:
+            self._steer_run(restore(Path(model.base)))
+        fresh = control_branch(self.unet, self.space.factor, model.hint_widths)
+        self.branch.load_state_dict(fresh.state_dict())
+
+    def adopt(self, folder: Path) -> bool:
+        """Start from the U-Net of a diffusers folder."""
+        if is_pipeline(folder):
+            load_unet(self.unet, folder, self.denoiser)
+        return is_pipeline(folder)
+
+    def _steer_pipeline(self, folder: Path) -> None:
+        digests = autoencoders.locate(str(folder)).digest, text_digest((str(folder),))
+        if digests != (self.located.digest, self.texts) or self.settings.model.generator != "whole":
+            raise LtError(
+                f"A branch of {folder} needs its autoencoder and its text encoder, and learns over the whole time line.",
+                f"--set model.autoencoder={folder} --set model.text=[{folder}] --set model.generator=whole",
+            )
+        load_unet(self.unet, folder, self.denoiser)
+
+    def _steer_run(self, base: "PanguObjective") -> None:
+        model, theirs = self.settings.model, base.settings.model
         mine = {name: module for name, module in self.modules.items() if name != "branch"}
         if base.located.digest != self.located.digest or base.texts != self.texts:
             raise LtError(
@@ -279,8 +302,6 @@ class PanguObjective(Objective):
                 module.load_state_dict(base.modules[name].state_dict())
             except (RuntimeError, KeyError):
                 raise LtError(f"The generator in {model.base} has another shape.", "Train with its settings.") from None
-        fresh = control_branch(self.unet, self.space.factor, model.hint_widths)
-        self.branch.load_state_dict(fresh.state_dict())
 
     def export(self, folder: Path) -> None:
         """Write a Stable Diffusion pipeline (for a branch, with its ControlNet): `DiffusionPipeline.from_pretrained` opens it.

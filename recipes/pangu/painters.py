@@ -23,6 +23,7 @@ from lt.models.pangu import TimeDecoupled
 from lt.recipes import checkpoints
 from lt.recipes.checkpoints import Record
 from lt.recipes.diffusion.quiet import without_bars
+from lt.recipes.diffusion.unets import INDEX, is_pipeline
 from lt.recipes.pangu.objective import PanguObjective, restore
 from lt.recipes.shipped import located as named
 from lt.recipes.shipped import present
@@ -30,7 +31,6 @@ from lt.recipes.shipped import present
 PAPER_GUIDANCE = 6.0
 GUIDANCE = {"tiny": 3.0, "tiny-whole": 3.0}
 """Of U-Nets so small that the paper's washes limbs away (docs/diffusion.md)."""
-_INDEX = "model_index.json"
 Conditions = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
@@ -85,7 +85,7 @@ def find(where: str, asked: Sequence[str] = ()) -> Located:
         asked: names for the ControlNets where the name gives none.
     """
     folder, _, names = where.partition(":")
-    if (Path(folder) / _INDEX).is_file():
+    if is_pipeline(Path(folder)):
         return find_pipeline(folder, names.split(",") if names else asked)
     return find_runs(where.split("+"))
 
@@ -94,9 +94,9 @@ def find_pipeline(where: str, controls: Sequence[str] = ()) -> Located:
     """A diffusers pipeline's folder; `controls` names its ControlNets where it has any. Raises LtError if it is none."""
     folder = Path(where)
     try:
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise LtError(f"{where} is no diffusers pipeline: no {_INDEX} can be read there.") from None
+        raise LtError(f"{where} is no diffusers pipeline: no {INDEX} can be read there.") from None
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".txt"))
     named = [[str(path.relative_to(folder)), digest_of_file(path)] for path in files]
     names = tuple(controls) if "controlnet" in index else ()

@@ -62,7 +62,7 @@ class ModelSettings(Section):
     control: Literal["", "pose", "edge", "layout", "color"] = ""
     """Train this control branch instead of the generator, which stays as it is in `base`."""
     base: str = ""
-    """With `control`: run or checkpoint of the generator that the branch steers."""
+    """With `control`: the generator that the branch steers: run, checkpoint, or diffusers folder (Stable Diffusion 1 or 2)."""
     checkpointing: bool = free(False)
     """Compute the U-Net's blocks again in the backward pass instead of keeping what they computed: less memory, more time."""
     hint_widths: tuple[int, ...] = (16, 32, 64, 128)

@@ -70,7 +70,7 @@ def test_training_builds_the_world_and_ends_with_retrieval_localisation_and_pict
     assert code == 0 and "Nothing to do" in told
 
 
-def test_wukong_trains_in_chinese_on_the_same_world(lt, folder):
+def test_wukong_trains_in_chinese_on_the_same_world(lt, filip, folder):
     code, _, told = lt("train", "wukong", "--steps", "2", *settings())
     assert code == 0 and "makes data" not in told, told
     assert checkpoints.restore(folder / "runs" / "wukong-tiny")[0].tokenizer.pieces("两只熊猫")[1:3] == ["两", "只"]
@@ -276,16 +276,26 @@ def test_the_papers_cards_have_the_papers_shapes(system, preset):
         assert not any(weight.requires_grad for weight in objective.model.image_tower.parameters())
 
 
-def test_filips_paper_card_takes_a_step_at_true_shapes():
+CAPTIONS = {
+    "filip": ["a photo of a fox", "two red apples on a table"],
+    "wukong": ["一张狐狸的照片。", "桌上的两个红苹果"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("system", "preset"), [card for card in CARDS if card[0] == "wukong" or card[1] == "paper"])
+def test_the_papers_cards_take_a_step_at_true_shapes(system, preset):
     torch.manual_seed(0)
-    objective, chosen = objective_of("filip", "paper")
+    objective, chosen = objective_of(system, preset)
     optimizer = make_optimizer(objective.parameter_groups(chosen.train.weight_decay), chosen.train, torch.device("cpu"))
-    ids, mask = objective.tokenizer(["a photo of a fox", "two red apples on a table"])
+    ids, mask = objective.tokenizer(CAPTIONS[system])
     image = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
-    before = objective.model.text_projection.weight.clone()
+    tower, before = next(objective.model.image_tower.parameters()), objective.model.text_projection.weight.clone()
+    locked = tower.clone()
     loss, _ = objective.loss({"image": image, "tokens": ids, "mask": mask, "text": torch.tensor([1, 2])})
     loss.backward()
     optimizer.step()
     assert torch.isfinite(loss) and not torch.equal(before, objective.model.text_projection.weight)
+    assert torch.equal(tower, locked) == (system == "wukong"), "Wukong's image tower stays as it is"
     spared = next(group for group in optimizer.param_groups if group["weight_decay"] == 0)["params"]
     assert any(weight is objective.model.text_tower.token_embedding.weight for weight in spared)
