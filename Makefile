@@ -68,10 +68,13 @@ bench-diffusion: setup ## sampling and training against diffusers; a coop step a
 reproduce-filip reproduce-wukong reproduce-pangu: reproduce-%: setup ## re-test the paper's claims in miniature (half an hour to an hour and a half of two cores)
 	$(BIN)/lt reproduce $*
 
-weights: setup ## train the miniatures again that come with the package (about 75 minutes on two cores)
+weights: setup ## train the miniatures again that come with the package (about two hours on two cores)
 	$(BIN)/lt train filip
 	$(BIN)/lt train wukong
-	$(BIN)/lt train pangu
+	$(BIN)/lt train pangu --preset longer
+	$(BIN)/lt train pangu --preset long-texture
+	$(BIN)/lt train pangu --preset long-pose
+	$(BIN)/lt train pangu --preset long-edge
 	$(BIN)/python -m lt.recipes.ship filip wukong pangu
 
 gpu-check: setup ## on a GPU: agreement with the CPU, samples/s and memory at the papers' sizes

@@ -15,33 +15,39 @@ from lt.recipes.objective import Objective
 from lt.recipes.registry import find
 from lt.recipes.shipped import RUNS, SCHEME, weights_folder
 
-LIMIT = 8 * 2**20
+LIMIT = 8_000_000
 """Bytes of one system's shipped weights."""
+TRAINED_AS = {
+    "vae-tiny": "vae-long",
+    "pangu-tiny": "pangu-longer",
+    **{f"pangu-tiny-{part}": f"pangu-long-{part}" for part in ("texture", "pose", "edge")},
+}
+"""Under which name in `runs/` a shipped run was trained, where that is another one: by longer cards than the default ones."""
 
 
-def ship(run: Path, folder: Path) -> Path:
-    """Write a run's best checkpoint as shipped weights into `<folder>/<name of the run>`.
+def ship(run: Path, target: Path) -> Path:
+    """Write a run's best checkpoint as shipped weights into a folder.
 
     What it was built on (`runs/vae-tiny`) becomes the shipped one of that name (`lt:vae-tiny`), which must be shipped before.
 
     Raises:
         LtError: the run has no checkpoint, or what it was built on is not shipped.
     """
-    trained, record = checkpoints.restore(run)
-    settings = {key: _as_shipped(value) for key, value in record.settings.items()}
+    objective, record = checkpoints.restore(run)
+    settings = {key: value if key == "train.init" else _as_shipped(value) for key, value in record.settings.items()}
     record = record.model_copy(update={"settings": settings, "losses": []})
     recipe = find(record.system)
     shipped = recipe.objective(checkpoints.settings_of(record, recipe.settings))
-    taken = {name: t for name, t in checkpoints.weights_of(trained).items() if not _of(shipped.built_from, name)}
+    taken = {name: t for name, t in checkpoints.weights_of(objective).items() if not _of(shipped.built_from, name)}
     checkpoints.load_weights(shipped, taken, run, subset=True)
-    return _write(folder / run.name, record, _slim(shipped), run / "log.jsonl")
+    return _write(target, record, _slim(shipped), run / "log.jsonl")
 
 
 def _slim(objective: Objective) -> dict[str, Tensor]:
-    """Its own weights, matrices in half precision, without what another shipped run holds."""
+    """Its own weights in half precision (single numbers stay as they are), without what another shipped run holds."""
     weights = checkpoints.weights_of(objective)
     own = {name: tensor for name, tensor in weights.items() if not _of(objective.borrowed, name)}
-    return {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in own.items()}
+    return {name: t.half() if t.is_floating_point() and t.ndim else t for name, t in own.items()}
 
 
 def _write(target: Path, record: checkpoints.Record, weights: Mapping[str, Tensor], log: Path) -> Path:
@@ -62,8 +68,9 @@ def _of(modules: tuple[str, ...], name: str) -> bool:
 
 
 def _as_shipped(value: Any) -> Any:
-    known = {f"runs/{name}" for names in RUNS.values() for name in names}
-    return SCHEME + Path(value).name if isinstance(value, str) and value in known else value
+    shipped = [name for names in RUNS.values() for name in names]
+    known = {f"runs/{where}": SCHEME + name for name in shipped for where in (name, TRAINED_AS.get(name, name))}
+    return known.get(value, value) if isinstance(value, str) else value
 
 
 def main(systems: list[str]) -> None:
@@ -71,7 +78,7 @@ def main(systems: list[str]) -> None:
     for system in systems:
         folder = weights_folder(system)
         for name in RUNS[system]:
-            ship(Path("runs") / name, folder)
+            ship(Path("runs") / TRAINED_AS.get(name, name), folder / name)
         size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
         print(f"{system}: {size:,} bytes of weights in {folder}")
         if size > LIMIT:

@@ -2,7 +2,7 @@
 
 recipes/filip/weights/filip-tiny/
   checkpoint.json        the checkpoint's record: settings, card, digest of the data, figures, versions
-  model.safetensors      its weights: the moving average where one was kept; matrices in half precision
+  model.safetensors      its weights: the moving average where one was kept; in half precision
   log.jsonl              the log of the run that made them
 
 `lt:filip-tiny` names such a folder wherever a run may be named. `make weights` makes them again (ship.py).

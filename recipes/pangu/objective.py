@@ -47,12 +47,14 @@ from lt.recipes.diffusion.unets import is_pipeline, load_unet
 from lt.recipes.objective import Batch, Figures, Objective, Report
 from lt.recipes.pangu import data
 from lt.recipes.pangu.data import SEED, Row
-from lt.recipes.pangu.settings import DEFAULT_AUTOENCODER, UNETS, ModelSettings, PanguSettings
+from lt.recipes.pangu.settings import UNETS, ModelSettings, PanguSettings
 from lt.recipes.registry import Need, Recipe
 
 POINTS = 8
 """Timesteps at which the validation loss is taken."""
 _USUAL_FACTOR = 8  # pixels a latent of every published autoencoder here
+_BUILT_ON = ("tiny", "tiny-texture", "tiny-whole", "long", "long-texture", "longer")
+"""Presets of generators whose runs branches steer or other generators start from."""
 _SHOWN, _STEPS, _GUIDANCE = 8, 20, 4.0
 
 
@@ -367,23 +369,17 @@ class Outline(Objective):
 def outline(settings: PanguSettings) -> Outline | None:
     """See `Recipe.outline`: where the autoencoder or a frozen text encoder is no folder, and no run makes it."""
     model = settings.model
-    if model.control or model.autoencoder == DEFAULT_AUTOENCODER:
+    if model.control or any(need.system == "vae" for need in needs(settings)):
         return None
     return None if all(Path(one).is_dir() for one in (model.autoencoder, *model.text)) else Outline(model)
 
 
 def needs(settings: PanguSettings) -> list[Need]:
-    """The tiny autoencoder, and for a branch the tiny generator, where the settings name these."""
-    model = settings.model
-    found = [Need("vae", "tiny", Path(DEFAULT_AUTOENCODER))] if model.autoencoder == DEFAULT_AUTOENCODER else []
-    base = Path(model.base)
-    if (
-        model.base
-        and str(base.parent) == "runs"
-        and base.name in ("pangu-tiny", "pangu-tiny-texture", "pangu-tiny-whole")
-    ):
-        found.append(Need("pangu", base.name.removeprefix("pangu-"), base))
-    return found
+    """The tiny autoencoder, and the tiny generator that is steered or started from, where the settings name these."""
+    known = {f"runs/vae-{preset}": ("vae", preset) for preset in ("tiny", "long")}
+    known |= {f"runs/pangu-{preset}": ("pangu", preset) for preset in _BUILT_ON}
+    named = (settings.model.autoencoder, settings.model.base, settings.train.init)
+    return [Need(*known[where], Path(where)) for where in named if where in known]
 
 
 def completes(settings: PanguSettings) -> list[Need]:

@@ -24,7 +24,7 @@ def recipes(here, tmp_path, monkeypatch) -> Path:
     """A folder of recipes in which the runs of `here` are shipped."""
     monkeypatch.setattr(shipped, "_RECIPES", tmp_path)
     for name in RUNS:
-        ship(Path("runs") / name, shipped.weights_folder("pangu"))
+        ship(Path("runs") / name, shipped.weights_folder("pangu") / name)
     return tmp_path
 
 

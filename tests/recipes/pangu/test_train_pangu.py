@@ -185,6 +185,8 @@ def test_what_a_run_builds_on_is_trained_first(tmp_path, monkeypatch):
     assert [str(one.out) for one in first] == ["runs/vae-tiny", "runs/pangu-tiny"]
     assert all(one.settings.world.figures == 40 and one.settings.data.workers == 0 for one in first)
     assert [one.settings.train.batch for one in first] == [16, 16], "only the data is handed on"
+    longer = missing_first(make_plan(registry.find("pangu"), "long-pose"))
+    assert [str(one.out) for one in longer] == ["runs/vae-long", "runs/pangu-long", "runs/pangu-longer"]
     own = make_plan(registry.find("pangu"), "tiny-pose", None, ["model.autoencoder=a", "model.base=b"])
     assert missing_first(own) == [] and completing(own) == []
     after = completing(make_plan(registry.find("pangu"), "tiny", None, WORLD))
