@@ -20,7 +20,9 @@ LIMIT = 8_000_000
 TRAINED_AS = {
     "vae-tiny": "vae-long",
     "pangu-tiny": "pangu-longer",
-    **{f"pangu-tiny-{part}": f"pangu-long-{part}" for part in ("texture", "pose", "edge")},
+    "pangu-tiny-texture": "pangu-long-texture",
+    "pangu-tiny-pose": "pangu-long-pose",
+    "pangu-tiny-edge": "pangu-long-edge",
 }
 """Under which name in `runs/` a shipped run was trained, where that is another one: by longer cards than the default ones."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from lt.datagen.shards.errors import LtError
 
 SCHEME = "lt:"
-RUNS = {
+RUNS: dict[str, tuple[str, ...]] = {
     "filip": ("filip-tiny",),
     "wukong": ("wukong-tiny",),
     "pangu": ("vae-tiny", "pangu-tiny", "pangu-tiny-texture", "pangu-tiny-pose", "pangu-tiny-edge"),
