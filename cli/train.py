@@ -103,7 +103,7 @@ def _train(plan: "Plan", resume: bool, as_json: bool) -> None:
         if as_json:
             print_json(vars(outcome))
     if outcome.status == "stopped":
-        leave_ranks()
+        leave_ranks(1)
         raise typer.Exit(1)
 
 

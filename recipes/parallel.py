@@ -1,5 +1,7 @@
 """One rank or many: accelerate's device and processes, data-parallel wrapping, sharded tensors made whole."""
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,14 +25,18 @@ def make_accelerator(train: TrainSettings) -> Accelerator:
     return Accelerator(cpu=on_cpu, mixed_precision="bf16" if train.precision == "bf16" else "no")
 
 
-def leave_ranks() -> None:
-    """End what connects the ranks, once all is done and all are here; a single process has nothing to leave.
+def leave_ranks(code: int = 0) -> None:
+    """End this process with an exit code once all ranks are here and all is done; a single process goes on.
 
-    A process that goes while gloo's threads are alive may die by `std::terminate`. After an error nobody must leave in order:
-    the others wait inside a collective call, and the launcher ends them.
+    It ends at once, without taking anything down: with sharded weights a gloo process that took itself down died now and then by
+    `std::terminate` (compare torch's issue 190489), its process group destroyed before or not, and a launcher then calls the
+    finished run failed. After an error nobody leaves so: the others wait in a collective call, and the launcher ends them.
     """
     if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+        torch.distributed.barrier()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 class _Modules(nn.Module):

@@ -118,7 +118,6 @@ def _launch(ranks: int, shards: Path, out: Path, trace: Path, *overrides: str) -
     ended = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr.count("Done: ") == 1, "only the first rank speaks"
-    assert "still connected" not in ended.stderr, "a process that goes with gloo's threads alive may die by a signal"
 
 
 def _traces(trace: Path) -> list[list[str]]:

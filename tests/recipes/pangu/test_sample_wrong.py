@@ -114,7 +114,7 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(here, tmp_path, monkey
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_continues(here, tmp_path, kind):
     out = tmp_path / "out"
-    words = ("--prompt", PROMPT, "--count", "96", "--out", str(out))
+    words = ("--prompt", PROMPT, "--count", "256", "--out", str(out))
     run = get_context("fork").Process(
         target=whole_command, args=(words, tmp_path / "said")
     )  # spares the start of python
@@ -132,12 +132,12 @@ def test_an_interrupted_run_continues(here, tmp_path, kind):
     if kind == signal.SIGINT:
         assert "the same command again continues" in said and "Traceback" not in said
     again = sample(*words)
-    assert "96 samples in 3 shards" in again and "of 3 tasks were done before" in again
+    assert "256 samples in 8 shards" in again and "of 8 tasks were done before" in again
     assert not list(out.glob(f"*{TEMP_MARK}*"))
     pictures = drawn(out)
-    sample("--prompt", PROMPT, "--seed", "95", "--out", str(tmp_path / "last"))
-    assert pictures.keys() == set(range(96))
-    assert np.abs(pictures[95] - drawn(tmp_path / "last")[95]).max() <= 1
+    sample("--prompt", PROMPT, "--seed", "255", "--out", str(tmp_path / "last"))
+    assert pictures.keys() == set(range(256))
+    assert np.abs(pictures[255] - drawn(tmp_path / "last")[255]).max() <= 1
 
 
 def whole_command(words: tuple[str, ...], said: Path) -> None:
