@@ -273,9 +273,10 @@ class PanguObjective(Objective):
 
     def adopt(self, folder: Path) -> bool:
         """Start from the U-Net of a diffusers folder."""
-        if is_pipeline(folder):
-            load_unet(self.unet, folder, self.denoiser)
-        return is_pipeline(folder)
+        if not is_pipeline(folder):
+            return False
+        load_unet(self.unet, folder, self.denoiser)
+        return True
 
     def _steer_pipeline(self, folder: Path) -> None:
         digests = autoencoders.locate(str(folder)).digest, text_digest((str(folder),))

@@ -22,6 +22,7 @@ def test_a_system_ships_all_its_runs_within_the_limit(system):
     folder = shipped.weights_folder(system)
     assert {path.name for path in folder.iterdir()} == set(shipped.RUNS[system])
     assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) <= LIMIT
+    assert sum(path.stat().st_size for path in folder.rglob("*")) <= 8 * 2**20, "with records and logs"
 
 
 @pytest.mark.parametrize("name", sorted(shipped.present()))

@@ -51,19 +51,8 @@ def test_a_branch_steers_a_stable_diffusion_folder_and_draws(sd, tiny_sd):
     for name, value in branch.unet.state_dict().items():
         assert torch.equal(value, tiny_sd.unet.state_dict()[name]), name
     out = sd.parent / "drawn"
-    command = [
-        "sample",
-        "pangu",
-        "--checkpoint",
-        str(outcome.out),
-        "--controls",
-        "pose",
-        "--count",
-        "2",
-        "--steps",
-        "2",
-    ]
-    result = CliRunner().invoke(app, [*command, "--out", str(out)])
+    command = ["sample", "pangu", "--controls", "pose", "--count", "2", "--steps", "2", "--checkpoint"]
+    result = CliRunner().invoke(app, [*command, str(outcome.out), "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert [sample.picture.shape for sample in open_shards(str(out))] == [(32, 32, 3)] * 2
 
