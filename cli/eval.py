@@ -128,7 +128,7 @@ def images(
         print_json({**found.as_json(), **told})
         return
     note(f"  by {judging.name}; {found.protocol['pictures']:,} pictures of {found.protocol['size']}")
-    rows = [[name, i.value, f"{i.low:.4g} to {i.high:.4g}"] for name, i in found.figures.items()]
+    rows = [[name, i.value, f"{i.low:.4g} to {i.high:.4g}"] for name, i in found.metrics.items()]
     print_table(["figure", "value", "95 % interval"], rows)
     if changes:
         rows = [[name, i.value, f"{i.low:+.4g} to {i.high:+.4g}"] for name, i in changes.items()]
@@ -139,5 +139,5 @@ def _print(evaluation: "Evaluation", as_json: bool) -> None:
     if as_json:
         print_json(evaluation.as_json())
         return
-    rows = [[name, round(i.value, 2), f"{i.low:.1f} to {i.high:.1f}"] for name, i in evaluation.figures.items()]
+    rows = [[name, round(i.value, 2), f"{i.low:.1f} to {i.high:.1f}"] for name, i in evaluation.metrics.items()]
     print_table(["figure", "%", "95 % interval"], rows)

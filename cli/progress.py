@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from lt.datagen.engine.run import RunReport, RunState
     from lt.datagen.engine.stage import Pipeline
-    from lt.datagen.shards.manifest import StageFigures
+    from lt.datagen.shards.manifest import StageMetrics
 
 _MOST_FAILURES = 3
 
@@ -104,7 +104,7 @@ def render(state: "RunState") -> "RenderableType":
     return Group(_stage_table(state.stages), foot)
 
 
-def _stage_table(stages: "list[StageFigures]") -> "Table":
+def _stage_table(stages: "list[StageMetrics]") -> "Table":
     from rich.table import Table
     from rich.text import Text
 

@@ -29,7 +29,7 @@ def info(where: str = Where, as_json: bool = JsonOption) -> None:
 
     found = describe(where)
     if as_json:
-        print_json({**asdict(found), "stages": [figures.model_dump() for figures in found.stages]})
+        print_json({**asdict(found), "stages": [metrics.model_dump() for metrics in found.stages]})
     else:
         _print_info(found)
 

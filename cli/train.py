@@ -108,15 +108,15 @@ def _train(plan: "Plan", resume: bool, as_json: bool) -> None:
 
 
 def _ending(outcome: "Outcome") -> str:
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in outcome.figures.items())
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in outcome.metrics.items())
     if outcome.status == "nothing to do":
-        return f"Nothing to do: {outcome.out} has all its {outcome.steps:,} steps ({figures})."
+        return f"Nothing to do: {outcome.out} has all its {outcome.steps:,} steps ({metrics})."
     if outcome.status == "stopped":
         return (
             f"Stopped after step {outcome.step:,} of {outcome.steps:,}; saved as {outcome.checkpoint}. "
             "The same command continues."
         )
-    return f"Done: {outcome.steps:,} steps, {outcome.seconds:,.0f} s; {outcome.checkpoint} ({figures})."
+    return f"Done: {outcome.steps:,} steps, {outcome.seconds:,.0f} s; {outcome.checkpoint} ({metrics})."
 
 
 @contextmanager

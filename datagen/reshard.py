@@ -21,8 +21,8 @@ from lt.datagen.shards.manifest import (
     Manifest,
     ShardEntry,
     Sidecar,
-    StageFigures,
-    add_stage_figures,
+    StageMetrics,
+    add_stage_metrics,
     parse_document,
     rejects_beside,
     shard_name,
@@ -39,7 +39,7 @@ _STEP = "reshard"
 
 @dataclass
 class Cut:
-    """One new shard: runs of neighbouring keys from the old ones, and the old shards whose rejects and figures it carries."""
+    """One new shard: runs of neighbouring keys from the old ones, and the old shards whose rejects and metrics it carries."""
 
     number: int
     runs: list[tuple[Shard, list[str]]] = field(default_factory=list)
@@ -190,14 +190,14 @@ def _size(key: str, places: Places) -> int:
 
 
 def _write(cut: Cut, task: Task, out: Path) -> None:
-    figures: list[StageFigures] = []
+    metrics: list[StageMetrics] = []
     with ShardWriter(out / shard_name(cut.number), task=task.digest) as writer:
         for location in cut.carried:
             data = location.with_suffix(".json").read_if_present()
             sidecar = _sidecar(location, data) if data else None
             if sidecar is None:
                 continue
-            figures = add_stage_figures(figures, sidecar.stages)
+            metrics = add_stage_metrics(metrics, sidecar.stages)
             if sidecar.rejected:
                 for reject in read_rejects(location.sibling(rejects_beside(location.name))):
                     writer.reject(reject)
@@ -207,7 +207,7 @@ def _write(cut: Cut, task: Task, out: Path) -> None:
             for sample in shard.read_many(keys):
                 writer.write(sample)
             shard.close()
-        writer.stages = figures
+        writer.stages = metrics
 
 
 def _sidecar(location: Location, data: bytes) -> Sidecar | None:
@@ -237,7 +237,7 @@ def _close(manifest: Manifest, out: Path) -> None:
         path = out / shard_name(number)
         sidecar = Sidecar.load(path.with_suffix(".json"))
         fields.update(sidecar.fields)
-        manifest.stages = add_stage_figures(manifest.stages, sidecar.stages)
+        manifest.stages = add_stage_metrics(manifest.stages, sidecar.stages)
         if sidecar.rejected:
             rejected.update(reject.reason for reject in read_rejects(path.with_name(rejects_beside(path.name))))
         if sidecar.count:

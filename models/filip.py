@@ -14,7 +14,7 @@ the baseline of all comparisons.
 
     model = Filip(FILIP["base"])
     encoded = model(pixels, tokens, mask)
-    loss, figures = contrastive_loss(encoded.images, encoded.texts, encoded.scales, exchange=FAITHFUL_EXCHANGE)
+    loss, metrics = contrastive_loss(encoded.images, encoded.texts, encoded.scales, exchange=FAITHFUL_EXCHANGE)
 """
 
 from __future__ import annotations

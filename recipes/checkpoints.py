@@ -2,7 +2,7 @@
 
 runs/filip-tiny/checkpoints/
   step-00000400/
-    checkpoint.json          system, settings, card, digest of the data, versions, figures, sha256 of every file
+    checkpoint.json          system, settings, card, digest of the data, versions, metrics, sha256 of every file
     model.safetensors        the objective's modules
     ema.safetensors          their moving average, where one is kept
     optimizer.safetensors    the optimizer's state, `<parameter>/<entry>`
@@ -57,8 +57,8 @@ class Record(BaseModel):
     samples: int
     """Training samples in one epoch."""
     versions: dict[str, str] = Field(default_factory=dict)
-    figures: dict[str, float] = Field(default_factory=dict)
-    """The last validation's figures."""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """The last validation's metrics."""
     score: float | None = None
     """The validation's score at this very step; the highest one is the best checkpoint."""
     losses: list[float] = Field(default_factory=list)

@@ -58,11 +58,11 @@ Measures = dict[str, Measured]
 
 @dataclass(frozen=True)
 class Joint:
-    """What several variants of one seed do together. Its figures are found under its name, like a variant's.
+    """What several variants of one seed do together. Its metrics are found under its name, like a variant's.
 
     Args:
         variants: names of those that it needs.
-        measure: their runs by name, and the test data's folder, to figures.
+        measure: their runs by name, and the test data's folder, to metrics.
     """
 
     name: str
@@ -72,9 +72,9 @@ class Joint:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found: figures by label, each with the interval that was judged by, and the verdict."""
+    """What was found: metrics by label, each with the interval that was judged by, and the verdict."""
 
-    figures: dict[str, Interval]
+    metrics: dict[str, Interval]
     verdict: Verdict
     remark: str = ""
 
@@ -92,7 +92,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Table:
-    """Figures that no claim is judged by, for people."""
+    """Metrics that no claim is judged by, for people."""
 
     title: str
     headings: Sequence[str]
@@ -106,7 +106,7 @@ class Study:
     Args:
         data: makes or finds the worlds: (values by name, the test folder). Names such as `data.train` are settings of every
             variant; the others can be used in overrides as `{name}`.
-        measure: a finished run's folder and the test data's folder to its figures.
+        measure: a finished run's folder and the test data's folder to its metrics.
         steps: optimizer steps of a variant with share 1.
         expected: how long it takes, for people.
         joints: what is measured over several runs.

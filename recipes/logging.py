@@ -58,11 +58,11 @@ class RunLog:
         except OSError as error:
             raise write_error(self._out / "log.jsonl", error) from error
 
-    def figures(self, event: str, step: int, figures: Mapping[str, float]) -> None:
-        """A line of figures, also for TensorBoard under `event/`."""
-        self.write(event, step, **figures)
+    def metrics(self, event: str, step: int, metrics: Mapping[str, float]) -> None:
+        """A line of metrics, also for TensorBoard under `event/`."""
+        self.write(event, step, **metrics)
         if self._board:
-            for name, value in figures.items():
+            for name, value in metrics.items():
                 self._board.add_scalar(f"{event}/{name}", value, step)
 
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
@@ -115,6 +115,6 @@ def _board(folder: Path, step: int) -> Any:
     except ImportError as error:
         raise LtError(
             f"TensorBoard is not installed ({error}).",
-            "pip install 'lt-toolkit[train]', or --set log.tensorboard=false: log.jsonl holds the same figures.",
+            "pip install 'lt-toolkit[train]', or --set log.tensorboard=false: log.jsonl holds the same metrics.",
         ) from None
     return SummaryWriter(str(folder), purge_step=step + 1 if step else None)

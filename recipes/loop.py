@@ -48,14 +48,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `checkpoint` is its newest one, `figures` are the last validation's."""
+    """How a run ended. `checkpoint` is its newest one, `metrics` are the last validation's."""
 
     status: Literal["done", "nothing to do", "stopped"]
     out: Path
     step: int
     steps: int
     checkpoint: Path | None = None
-    figures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     main: bool = True
     """False on all ranks but the first, which leave speaking to it."""
@@ -82,7 +82,7 @@ def train(
             raise LtError(f"There is no checkpoint in {run.folder}.", "Leave out --resume to start a run.")
         if found and found[1].step >= run.train.steps:
             path, record = found
-            return Outcome("nothing to do", plan.out, record.step, record.step, path, record.figures, main=run.main)
+            return Outcome("nothing to do", plan.out, record.step, record.step, path, record.metrics, main=run.main)
         run.start(found)
         return Loop(run, watch if run.main else lambda _: None).go()
 
@@ -112,7 +112,7 @@ def _count(plan: Plan, outline: Objective, note: Note) -> Estimate:
 
 @dataclass(frozen=True)
 class Step:
-    """A step whose figures may still be on their way from the device: `row` [4 + figures], means over the ranks."""
+    """A step whose metrics may still be on their way from the device: `row` [4 + metrics], means over the ranks."""
 
     number: int
     rate: float
@@ -130,9 +130,9 @@ class Loop:
         self.watch = watch
         self.log = RunLog(run.plan.out, run.step, self.every.tensorboard, silent=not run.main)
         self.pending: deque[Step] = deque()
-        self.figures: dict[str, float] = {}  # of the last step that was settled
+        self.metrics: dict[str, float] = {}  # of the last step that was settled
         self.stopping = False
-        self.lag = 0 if run.device.type == "cpu" else 1  # a GPU works on while the figures of the step before are read
+        self.lag = 0 if run.device.type == "cpu" else 1  # a GPU works on while the metrics of the step before are read
         self.first, self.began = run.step, time.perf_counter()
         self.clock = Clock()
 
@@ -153,7 +153,7 @@ class Loop:
         status = "done" if run.step >= self.train.steps else "stopped"
         seconds = time.perf_counter() - self.began
         newest = checkpoints.latest(run.folder)
-        return Outcome(status, run.plan.out, run.step, self.train.steps, newest, run.figures, seconds, run.main)
+        return Outcome(status, run.plan.out, run.step, self.train.steps, newest, run.metrics, seconds, run.main)
 
     def _batches(self) -> Iterator[Batch]:
         run, data = self.run, self.run.settings.data
@@ -179,7 +179,7 @@ class Loop:
         self.clock.stop()
         self._tell()
         if log:
-            self.log.figures("train", run.step, {**self.figures, **self.clock.read(self.train.batch)})
+            self.log.metrics("train", run.step, {**self.metrics, **self.clock.read(self.train.batch)})
         if save:
             run.save(self._validate().score if validate and run.validation else None)
 
@@ -189,9 +189,9 @@ class Loop:
         keys = [key for part in parts for key in part["key"]]
         seed_all(self.train.seed, run.step + 1, run.rank)
         rate = set_rate(run.optimizer, run.step, self.train)
-        loss, norm, figures = torch.zeros(()), torch.zeros(()), {}
+        loss, norm, metrics = torch.zeros(()), torch.zeros(()), {}
         if run.step not in self.train.skip:
-            loss, figures = run.objective.step(Parts(parts, run.device), run.parallel)
+            loss, metrics = run.objective.step(Parts(parts, run.device), run.parallel)
             norm = torch.nn.utils.clip_grad_norm_(run.trained, self.train.clip or float("inf"))
             norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
             run.optimizer.step()
@@ -199,14 +199,14 @@ class Loop:
             run.objective.after_step()
             if run.ema:
                 run.ema.update(run.step)
-        names = sorted(figures)
-        values = [loss, norm, bool(self.interruption.asked), len(bad), *(figures[name] for name in names)]
+        names = sorted(metrics)
+        values = [loss, norm, bool(self.interruption.asked), len(bad), *(metrics[name] for name in names)]
         row = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=run.device).detach() for v in values])
         mean = cast(Tensor, run.accelerator.reduce(row, "mean"))
         return Step(run.step, rate, names, mean, keys, bad)
 
     def _settle(self, leave: int) -> None:
-        """Read and judge the figures of all steps but the last `leave`; the same on all ranks."""
+        """Read and judge the metrics of all steps but the last `leave`; the same on all ranks."""
         while len(self.pending) > leave:
             step = self.pending.popleft()
             loss, norm, asked, bad, *others = step.row.tolist()
@@ -219,7 +219,7 @@ class Loop:
             if trouble := self.run.guard.trouble(loss, norm):
                 self._give_up(step, trouble)
             named = dict(zip(step.names, others, strict=True))
-            self.figures = {"loss": loss, "lr": step.rate, "norm": norm, **named, "bad": self.run.bad}
+            self.metrics = {"loss": loss, "lr": step.rate, "norm": norm, **named, "bad": self.run.bad}
 
     def _report_bad(self, step: Step) -> None:
         everywhere = gather_object(step.bad)
@@ -244,22 +244,22 @@ class Loop:
         )
 
     def _validate(self) -> Report:
-        """The objective's report, with the moving average's weights where one is kept; pictures and figures are logged."""
+        """The objective's report, with the moving average's weights where one is kept; pictures and metrics are logged."""
         run = self.run
         assert run.validation is not None
         run.training_mode(False)
         with torch.no_grad(), run.averaged():
             report = run.parallel("validate", (to_device(batch, run.device) for batch in run.validation))
         run.training_mode(True)
-        run.figures = dict(report.figures)
-        self.log.figures("validation", run.step, report.figures)
+        run.metrics = dict(report.metrics)
+        self.log.metrics("validation", run.step, report.metrics)
         self.log.pictures(run.step, report.pictures)
         return report
 
     def _tell(self) -> None:
         seconds = max(time.perf_counter() - self.began, 1e-9)
         done, left = self.run.step - self.first, self.train.steps - self.run.step
-        loss = self.figures.get("loss", float("nan"))
+        loss = self.metrics.get("loss", float("nan"))
         rate = done * self.train.batch / seconds
         self.watch(Progress(self.run.step, self.train.steps, loss, rate, left * seconds / done))
 

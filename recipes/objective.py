@@ -9,8 +9,8 @@
             return Pair(settings.model.image_size)                    # picklable: (sample, rng or None) -> dict of arrays
 
         def loss(self, batch):
-            loss, figures = contrastive_loss(self.modules["model"](batch["image"], batch["text"]))
-            return loss, figures
+            loss, metrics = contrastive_loss(self.modules["model"](batch["image"], batch["text"]))
+            return loss, metrics
 
 The loop owns everything else: batches, optimizer, schedule, accumulation, EMA, clipping, logs, checkpoints and resume.
 
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from lt.datagen.shards import LtError, Sample
 
 Batch = dict[str, Any]
-Figures = Mapping[str, Tensor | float]
+Metrics = Mapping[str, Tensor | float]
 Example = Callable[[Sample, np.random.Generator | None], Mapping[str, Any]]
 """A sample to arrays and numbers of fixed shapes. The generator is for augmentation and depends only on (seed, epoch, sample);
 None means: do not augment. It may raise SampleError: the sample is then counted and replaced, see `batches.py`."""
@@ -40,7 +40,7 @@ None means: do not augment. It may raise SampleError: the sample is then counted
 class Report:
     """What a validation found. Higher `score` is better: the checkpoint with the highest one is kept as the best."""
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     score: float | None = None
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
     """Name to uint8 RGB [h, w, 3]: shown in TensorBoard and stored as PNG."""
@@ -80,11 +80,11 @@ class Objective:
         """The picklable function that turns a sample into one row of a batch, inside a loader worker."""
         raise NotImplementedError
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
-        """The mean loss of a batch (a scalar with a graph) and named figures for the log."""
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        """The mean loss of a batch (a scalar with a graph) and named metrics for the log."""
         raise NotImplementedError
 
-    def step(self, parts: Sequence[Batch], parallel: Parallel) -> tuple[Tensor, Figures]:
+    def step(self, parts: Sequence[Batch], parallel: Parallel) -> tuple[Tensor, Metrics]:
         """Forward and backward passes of one optimizer step; gradients are left in the parameters.
 
         Args:
@@ -96,16 +96,16 @@ class Objective:
         gradient must be that of the mean over this rank's share; the wrapper averages over ranks.
 
         Returns:
-            the loss of this rank's share, detached, and the figures, both averaged over the parts.
+            the loss of this rank's share, detached, and the metrics, both averaged over the parts.
         """
         total, sums = torch.zeros(()), {}
         for number in range(len(parts)):
             last = number == len(parts) - 1
             with parallel.no_sync() if not last else _Nothing():
-                loss, figures = parallel("loss", parts[number])
+                loss, metrics = parallel("loss", parts[number])
                 (loss / len(parts)).backward()
             total = total.to(loss.device) + loss.detach() / len(parts)
-            for name, value in figures.items():
+            for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + torch.as_tensor(value).detach() / len(parts)
         return total, sums
 
@@ -117,9 +117,9 @@ class Objective:
         loss, sums, count = 0.0, {}, 0
         for batch in batches:
             size = len(batch["key"])
-            value, figures = self.loss(batch)
+            value, metrics = self.loss(batch)
             loss, count = loss + float(value) * size, count + size
-            for name, figure in figures.items():
+            for name, figure in metrics.items():
                 sums[name] = sums.get(name, 0.0) + float(figure) * size
         if not count:
             raise LtError("The validation set has no samples.", "Name another one: --set data.validation=DIR.")

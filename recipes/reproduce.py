@@ -2,7 +2,7 @@
 
     <out>/<variant>-seed<k>/         a run, with its measures.json
     <out>/<joint>-seed<k>.json       what several runs do together
-    <out>/claims.json                figures, verdicts, and all that they depend on
+    <out>/claims.json                metrics, verdicts, and all that they depend on
 
 What is there already is not done again, so the same call goes on where it was stopped. Processes side by side use this too: they
 pass nothing back, and the one that judges finds everything done. Each has one thread, for networks as small as these use
@@ -310,7 +310,7 @@ def _judged(claim: Claim, evidence: Evidence) -> dict[str, Any]:
         "statement": claim.statement,
         "paper": claim.paper,
         "rule": claim.rule,
-        "ours": {label: interval._asdict() for label, interval in finding.figures.items()},
+        "ours": {label: interval._asdict() for label, interval in finding.metrics.items()},
         "verdict": finding.verdict,
         "remark": finding.remark,
     }

@@ -129,7 +129,7 @@ class Run:
             checkpoints.sweep(self.folder)
 
     def _begin(self) -> None:
-        self.bad, self.figures, self.guard = 0, {}, SpikeGuard(self.train.spike)
+        self.bad, self.metrics, self.guard = 0, {}, SpikeGuard(self.train.spike)
         self.objective.pretrained()
         if self.train.init:
             where = Path(self.train.init)
@@ -142,7 +142,7 @@ class Run:
     def _take_up(self, path: Path, record: Record) -> Callable[[], None]:
         """Load weights and numbers; returns what loads the rest once optimizer and moving average exist."""
         self.note(f"  continues from {path} (step {record.step:,} of {self.train.steps:,})")
-        self.step, self.bad, self.figures = record.step, record.bad, dict(record.figures)
+        self.step, self.bad, self.metrics = record.step, record.bad, dict(record.metrics)
         self.guard = SpikeGuard(self.train.spike, record.losses)
         checkpoints.load_weights(self.objective, checkpoints.read_tensors(path, record, "model"), path)
 
@@ -193,7 +193,7 @@ class Run:
                 **self.identity(),
                 "step": self.step,
                 "card": self.plan.card_text,
-                "figures": self.figures,
+                "metrics": self.metrics,
                 "score": score,
                 "losses": list(self.guard.losses),
                 "bad": self.bad,

@@ -1,7 +1,7 @@
 """Trained miniatures that come with the package, so that every system shows something before anything was trained.
 
 recipes/filip/weights/filip-tiny/
-  checkpoint.json        the checkpoint's record: settings, card, digest of the data, figures, versions
+  checkpoint.json        the checkpoint's record: settings, card, digest of the data, metrics, versions
   model.safetensors      its weights: the moving average where one was kept; in half precision
   log.jsonl              the log of the run that made them
 

@@ -1,1 +1,1 @@
-"""Runs stages over shards: tasks, resume, rejects, figures; on local processes or a Ray cluster."""
+"""Runs stages over shards: tasks, resume, rejects, metrics; on local processes or a Ray cluster."""

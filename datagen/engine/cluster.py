@@ -19,7 +19,7 @@ from lt.datagen.engine.stage import Pipeline
 from lt.datagen.engine.task import Outcome, run_task
 from lt.datagen.engine.worker import BEAT_EVERY
 from lt.datagen.shards.errors import LtError
-from lt.datagen.shards.manifest import StageFigures
+from lt.datagen.shards.manifest import StageMetrics
 
 
 def run_on_ray(pipeline: Pipeline, out: Path, ledger: Ledger, workers: int, stall_seconds: float) -> None:
@@ -53,17 +53,17 @@ def _cluster(workers: int) -> Iterator[Any]:
 
 
 class _Board:
-    """An actor on which tasks write how far they are: task number to figures."""
+    """An actor on which tasks write how far they are: task number to metrics."""
 
     def __init__(self):
-        self._figures: dict[int, list[StageFigures]] = {}
+        self._metrics: dict[int, list[StageMetrics]] = {}
 
-    def write(self, number: int, figures: list[StageFigures]) -> None:
-        self._figures[number] = figures
+    def write(self, number: int, metrics: list[StageMetrics]) -> None:
+        self._metrics[number] = metrics
 
-    def take(self) -> dict[int, list[StageFigures]]:
+    def take(self) -> dict[int, list[StageMetrics]]:
         """What was written since the last call."""
-        taken, self._figures = self._figures, {}
+        taken, self._metrics = self._metrics, {}
         return taken
 
 
@@ -72,10 +72,10 @@ def _attempt(pipeline: Pipeline, task: Task, out: Path, board: Any) -> Outcome:
     board.write.remote(task.number, [])
     next_beat = 0.0
 
-    def beat(figures: list[StageFigures]) -> None:
+    def beat(metrics: list[StageMetrics]) -> None:
         nonlocal next_beat
         if time.monotonic() >= next_beat:
-            board.write.remote(task.number, figures)
+            board.write.remote(task.number, metrics)
             next_beat = time.monotonic() + BEAT_EVERY
 
     return run_task(pipeline, task, out, beat)
@@ -118,10 +118,10 @@ class _Run:
 
     def _read_board(self) -> None:
         running = {task.number: task for task in self._tasks.values()}
-        for number, figures in self._ray.get(self._board.take.remote()).items():
+        for number, metrics in self._ray.get(self._board.take.remote()).items():
             if task := running.get(number):
                 self._last_sign[number] = time.monotonic()
-                self._ledger.beat(task, figures)
+                self._ledger.beat(task, metrics)
 
     def _end(self, reference: Any) -> None:
         task = self._tasks.pop(reference)

@@ -1,4 +1,4 @@
-"""Close the books of a run: make keys unique over all shards, add up the figures, write the manifest."""
+"""Close the books of a run: make keys unique over all shards, add up the metrics, write the manifest."""
 
 import hashlib
 from collections import Counter
@@ -13,8 +13,8 @@ from lt.datagen.shards.manifest import (
     Manifest,
     ShardEntry,
     Sidecar,
-    StageFigures,
-    add_stage_figures,
+    StageMetrics,
+    add_stage_metrics,
     rejects_name,
     shard_name,
 )
@@ -33,16 +33,16 @@ def close_books(plan: Plan, out: Path) -> Manifest:
     fields: set[str] = set()
     for task in plan.tasks:
         sidecar = _sidecar(out, task.number)
-        manifest.stages = add_stage_figures(manifest.stages, sidecar.stages)
+        manifest.stages = add_stage_metrics(manifest.stages, sidecar.stages)
         fields.update(sidecar.fields)
         if sidecar.count:
             entry = ShardEntry(name=sidecar.shard, count=sidecar.count, bytes=sidecar.bytes, sha256=sidecar.sha256)
             manifest.shards.append(entry)
     manifest.count = sum(entry.count for entry in manifest.shards)
-    for figures in manifest.stages:
-        rejected.update(figures.rejected)
-        if figures.name == UNIQUE:  # only shards that lost a key were looked at
-            figures.kept = manifest.count
+    for metrics in manifest.stages:
+        rejected.update(metrics.rejected)
+        if metrics.name == UNIQUE:  # only shards that lost a key were looked at
+            metrics.kept = manifest.count
     manifest.rejected = dict(rejected.most_common())
     manifest.fields = sorted(fields)
     manifest.complete = True
@@ -83,7 +83,7 @@ def _drop(plan: Plan, out: Path, number: int, keys: dict[str, int]) -> None:
     """Write a shard again without `keys`, which become rejects. Which shard loses a key does not depend on the order of tasks."""
     sidecar = _sidecar(out, number)
     path, rejects = out / shard_name(number), out / rejects_name(number)
-    figures = StageFigures(name=UNIQUE)
+    metrics = StageMetrics(name=UNIQUE)
     with ShardWriter(path, task=sidecar.task) as writer:
         for earlier in read_rejects(rejects) if rejects.exists() else []:
             writer.reject(earlier)
@@ -91,7 +91,7 @@ def _drop(plan: Plan, out: Path, number: int, keys: dict[str, int]) -> None:
             if sample.key in keys:
                 detail = f"{shard_name(keys[sample.key])} holds this key too"
                 writer.reject(Reject.of(sample, "duplicate-key", detail=detail), stage=UNIQUE)
-                figures.rejected["duplicate-key"] = figures.rejected.get("duplicate-key", 0) + 1
+                metrics.rejected["duplicate-key"] = metrics.rejected.get("duplicate-key", 0) + 1
             else:
-                count_write(writer, sample, figures)
-        writer.stages = [*sidecar.stages, figures]
+                count_write(writer, sample, metrics)
+        writer.stages = [*sidecar.stages, metrics]

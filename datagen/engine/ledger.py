@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from lt.datagen.engine.plan import Task
 from lt.datagen.engine.task import Outcome
 from lt.datagen.shards.errors import OutputError
-from lt.datagen.shards.manifest import StageFigures, add_stage_figures
+from lt.datagen.shards.manifest import StageMetrics, add_stage_metrics
 
 ATTEMPTS = 2
 """A task whose worker dies, hangs or raises gets one retry."""
@@ -29,7 +29,7 @@ class FailedTask(BaseModel):
 
 @dataclass
 class RunState:
-    """A moment of a run. `stages` are the figures of this run only, with those of the tasks that are under way.
+    """A moment of a run. `stages` are the metrics of this run only, with those of the tasks that are under way.
 
     `tasks` = all; `resumed` = those that an earlier run had finished; `done` = those that this run has finished.
     """
@@ -40,7 +40,7 @@ class RunState:
     done: int = 0
     running: int = 0
     failed: list[FailedTask] = field(default_factory=list)
-    stages: list[StageFigures] = field(default_factory=list)
+    stages: list[StageMetrics] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -62,8 +62,8 @@ class Ledger:
         self.state = state
         self._waiting = deque(tasks)
         self._attempts: dict[int, int] = {}
-        self._running: dict[int, list[StageFigures]] = {}
-        self._finished: list[StageFigures] = []
+        self._running: dict[int, list[StageMetrics]] = {}
+        self._finished: list[StageMetrics] = []
         self._on_progress = on_progress
         self._start = time.perf_counter()
         self._told = 0.0
@@ -83,8 +83,8 @@ class Ledger:
         self._running[task.number] = []
         return task
 
-    def beat(self, task: Task, figures: list[StageFigures]) -> None:
-        self._running[task.number] = figures
+    def beat(self, task: Task, metrics: list[StageMetrics]) -> None:
+        self._running[task.number] = metrics
         self.tell()
 
     def end(self, task: Task, outcome: Outcome) -> None:
@@ -94,7 +94,7 @@ class Ledger:
             raise OutputError(outcome.error, outcome.hint)
         if outcome.kind == "done":
             self.state.done += 1
-            self._finished = add_stage_figures(self._finished, outcome.figures)
+            self._finished = add_stage_metrics(self._finished, outcome.metrics)
         elif outcome.kind == "failed" and self._attempts[task.number] < ATTEMPTS:
             self._waiting.append(task)
         else:
@@ -116,10 +116,10 @@ class Ledger:
         self._on_progress(self.snapshot())
 
     def snapshot(self) -> RunState:
-        """The state with this moment's figures."""
+        """The state with this moment's metrics."""
         stages = self._finished
-        for figures in self._running.values():
-            stages = add_stage_figures(stages, figures)
+        for metrics in self._running.values():
+            stages = add_stage_metrics(stages, metrics)
         self.state.stages = stages
         self.state.running = len(self._running)
         self.state.seconds = time.perf_counter() - self._start

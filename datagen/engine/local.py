@@ -42,7 +42,7 @@ def run_local(pipeline: Pipeline, out: Path, ledger: Ledger, workers: int, stall
     if workers == 0:
         while ledger.waiting:
             task = ledger.take()
-            ledger.end(task, run_task(pipeline, task, out, lambda figures, task=task: ledger.beat(task, figures)))
+            ledger.end(task, run_task(pipeline, task, out, lambda metrics, task=task: ledger.beat(task, metrics)))
         return
     crew = _Crew(pipeline, out, ledger, workers, stall_seconds)
     try:

@@ -62,7 +62,7 @@ def make_plan(pipeline: Pipeline) -> Plan:
     """Ask the source for its splits and inputs, and compute all digests.
 
     Raises:
-        LtError: two steps have the same name, so that their figures could not be told apart; or the splits are too many.
+        LtError: two steps have the same name, so that their metrics could not be told apart; or the splits are too many.
     """
     source, stages = pipeline.source, pipeline.stages
     names = Counter([source.name, *(stage.name for stage in stages), WRITE, UNIQUE])

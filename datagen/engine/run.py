@@ -19,7 +19,7 @@ from lt.datagen.engine.lock import directory_lock
 from lt.datagen.engine.plan import Plan, Task, differences, make_plan
 from lt.datagen.engine.stage import Pipeline
 from lt.datagen.shards.errors import LtError, ShardError, UsageError
-from lt.datagen.shards.manifest import MANIFEST, Manifest, Sidecar, StageFigures, rejects_name, shard_name
+from lt.datagen.shards.manifest import MANIFEST, Manifest, Sidecar, StageMetrics, rejects_name, shard_name
 from lt.datagen.shards.storage import TEMP_MARK
 
 ENGINES = ("local", "ray")
@@ -41,7 +41,7 @@ class RunReport(BaseModel):
     shards: int
     bytes: int
     rejected: dict[str, int]
-    stages: list[StageFigures]
+    stages: list[StageMetrics]
     seconds: float
 
     @property

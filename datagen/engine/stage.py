@@ -124,7 +124,7 @@ _model_seconds = 0.0
 
 @contextlib.contextmanager
 def model_time() -> Iterator[None]:
-    """Count the block as time spent inside a model, for the stage's figures."""
+    """Count the block as time spent inside a model, for the stage's metrics."""
     global _model_seconds
     start = time.perf_counter()
     try:

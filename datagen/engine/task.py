@@ -16,10 +16,10 @@ from lt.datagen.engine.plan import WRITE, Task, pipeline_code
 from lt.datagen.engine.stage import Pipeline, Source, Stage, Traced, model_seconds, stage_digest
 from lt.datagen.shards import LtError, Reject, Sample, SampleError, ShardWriter
 from lt.datagen.shards.errors import OutputError
-from lt.datagen.shards.manifest import Sidecar, StageFigures, shard_name
+from lt.datagen.shards.manifest import Sidecar, StageMetrics, shard_name
 from lt.datagen.shards.storage import digest_of
 
-Beat = Callable[[list[StageFigures]], None]
+Beat = Callable[[list[StageMetrics]], None]
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Outcome:
 
     task: int
     kind: Literal["done", "failed", "refused", "fatal"]
-    figures: list[StageFigures] = field(default_factory=list)
+    metrics: list[StageMetrics] = field(default_factory=list)
     error: str = ""
     hint: str = ""
     trace: str = ""
 
 
 def run_task(pipeline: Pipeline, task: Task, out: Path, beat: Beat) -> Outcome:
-    """Make the shard of one task; errors come back as the outcome. `beat` is called with the figures after every sample."""
+    """Make the shard of one task; errors come back as the outcome. `beat` is called with the metrics after every sample."""
     try:
         return Outcome(task.number, "done", make_shard(pipeline, task, out, beat).stages)
     except OutputError as error:
@@ -60,10 +60,10 @@ def make_shard(pipeline: Pipeline, task: Task, out: Path, beat: Beat) -> Sidecar
         )
     with ShardWriter(out / shard_name(task.number), task=task.digest) as writer:
         meters: list[Meter] = []
-        written = StageFigures(name=WRITE)
+        written = StageMetrics(name=WRITE)
 
         def report() -> None:
-            beat([*(meter.figures for meter in meters), written])
+            beat([*(meter.metrics for meter in meters), written])
 
         def reject(item: Reject, step: str) -> None:
             writer.reject(item, stage=step)
@@ -77,17 +77,17 @@ def make_shard(pipeline: Pipeline, task: Task, out: Path, beat: Beat) -> Sidecar
             count_write(writer, sample, written)
             written.seconds += time.perf_counter() - start
             report()
-        writer.stages = [*(meter.figures for meter in meters), written]
+        writer.stages = [*(meter.metrics for meter in meters), written]
     assert writer.sidecar is not None
     return writer.sidecar
 
 
-def count_write(writer: ShardWriter, sample: Sample, figures: StageFigures) -> None:
+def count_write(writer: ShardWriter, sample: Sample, metrics: StageMetrics) -> None:
     """Write `sample` and count it as kept, or as rejected under the writer's reason."""
     if writer.write(sample):
-        figures.kept += 1
+        metrics.kept += 1
     else:
-        _count(figures.rejected, writer.rejects[-1].reason)
+        _count(metrics.rejected, writer.rejects[-1].reason)
 
 
 def _source_items(source: Source, task: Task) -> Iterator[Sample | Reject]:
@@ -119,27 +119,27 @@ class Meter(Iterator[Sample]):
         self._upstream = upstream
         self._on_reject = on_reject
         self._entry = lineage_entry(step)
-        self._figures = StageFigures(name=step.name)
+        self._metrics = StageMetrics(name=step.name)
         self.seconds = 0.0
         self.model_seconds = 0.0
 
     @property
-    def figures(self) -> StageFigures:
-        """The step's figures up to now, with its own time only."""
+    def metrics(self) -> StageMetrics:
+        """The step's metrics up to now, with its own time only."""
         before, model_before = (self._upstream.seconds, self._upstream.model_seconds) if self._upstream else (0.0, 0.0)
-        self._figures.seconds = max(0.0, self.seconds - before)
-        self._figures.model_seconds = max(0.0, self.model_seconds - model_before)
-        return self._figures
+        self._metrics.seconds = max(0.0, self.seconds - before)
+        self._metrics.model_seconds = max(0.0, self.model_seconds - model_before)
+        return self._metrics
 
     def __next__(self) -> Sample:
         while True:
             item = self._pull()
             if isinstance(item, Sample):
-                self._figures.kept += 1
+                self._metrics.kept += 1
                 return item
             if not isinstance(item, Reject):
                 raise TypeError(f"stage {self._step.name!r} yielded a {type(item).__name__}, want Sample or Reject")
-            _count(self._figures.rejected, item.reason)
+            _count(self._metrics.rejected, item.reason)
             self._on_reject(item, self._step.name)
 
     def _pull(self) -> Sample | Reject:

@@ -16,7 +16,7 @@ from pathlib import Path
 from lt.datagen.engine.plan import Task
 from lt.datagen.engine.stage import Pipeline
 from lt.datagen.engine.task import run_task
-from lt.datagen.shards.manifest import StageFigures
+from lt.datagen.shards.manifest import StageMetrics
 
 BEAT_EVERY = 0.2
 """Seconds between two signs of life, as long as samples move."""
@@ -36,17 +36,17 @@ def work(pickled_pipeline: bytes, out: Path, orders: Connection, noise: Connecti
 
 
 class _Beats:
-    """Passes the figures on, but not more often than every BEAT_EVERY seconds."""
+    """Passes the metrics on, but not more often than every BEAT_EVERY seconds."""
 
     def __init__(self, orders: Connection, task: Task):
         self._orders = orders
         self._task = task
         self._next = 0.0
 
-    def __call__(self, figures: list[StageFigures]) -> None:
+    def __call__(self, metrics: list[StageMetrics]) -> None:
         now = time.monotonic()
         if now >= self._next:
-            self._orders.send(figures)
+            self._orders.send(metrics)
             self._next = now + BEAT_EVERY
 
 

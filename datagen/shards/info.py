@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lt.datagen.shards.manifest import StageFigures, add_stage_figures
+from lt.datagen.shards.manifest import StageMetrics, add_stage_metrics
 from lt.datagen.shards.reader import Shards, open_shards
 from lt.datagen.shards.sample import is_known_field
 
 
 @dataclass(slots=True)
-class FieldFigures:
+class FieldMetrics:
     """One field over all samples. `known` is False for names outside our vocabulary."""
 
     name: str
@@ -22,7 +22,7 @@ class FieldFigures:
 
 @dataclass(slots=True)
 class Info:
-    """The figures of a set. What only our manifest states (pipeline, settings ...) is empty for foreign shards.
+    """The metrics of a set. What only our manifest states (pipeline, settings ...) is empty for foreign shards.
 
     `problems` counts by reason what readers refuse to pass on; `bytes` are those of the tars.
     """
@@ -35,8 +35,8 @@ class Info:
     samples: int
     bytes: int
     digest: str
-    fields: list[FieldFigures]
-    stages: list[StageFigures]
+    fields: list[FieldMetrics]
+    stages: list[StageMetrics]
     rejected: dict[str, int]
     problems: dict[str, int]
     licences: list[str] = field(default_factory=list)
@@ -63,7 +63,7 @@ def describe(where: str | Path) -> Info:
             counts.update(places.keys())
             for name, (_, size, _) in places.items():
                 sizes[name] += size
-    stages, rejected = _figures(shards)
+    stages, rejected = _metrics(shards)
     info = Info(
         where=str(where),
         ours=manifest is not None or any(shard.index.sidecar for shard in shards.shards),
@@ -73,7 +73,7 @@ def describe(where: str | Path) -> Info:
         samples=len(shards),
         bytes=sum(shard.location.stat()[0] for shard in shards.shards),
         digest=shards.digest(),
-        fields=[FieldFigures(name, counts[name], sizes[name], is_known_field(name)) for name in sorted(counts)],
+        fields=[FieldMetrics(name, counts[name], sizes[name], is_known_field(name)) for name in sorted(counts)],
         stages=stages,
         rejected=rejected,
         problems=dict(problems.most_common()),
@@ -84,15 +84,15 @@ def describe(where: str | Path) -> Info:
     return info
 
 
-def _figures(shards: Shards) -> tuple[list[StageFigures], dict[str, int]]:
+def _metrics(shards: Shards) -> tuple[list[StageMetrics], dict[str, int]]:
     """Stages and rejects from the manifest; while a run is unfinished, from the shards that are there."""
     if shards.manifest is not None and shards.manifest.complete:
         return shards.manifest.stages, shards.manifest.rejected
-    stages: list[StageFigures] = []
+    stages: list[StageMetrics] = []
     for shard in shards.shards:
         if shard.index.sidecar is not None:
-            stages = add_stage_figures(stages, shard.index.sidecar.stages)
+            stages = add_stage_metrics(stages, shard.index.sidecar.stages)
     rejected: Counter[str] = Counter()
-    for figures in stages:
-        rejected.update(figures.rejected)
+    for metrics in stages:
+        rejected.update(metrics.rejected)
     return stages, dict(rejected.most_common())

@@ -1,7 +1,7 @@
 """The two json files that make a folder of tars trustworthy: a sidecar beside every shard, one manifest over all.
 
 layers-coco/
-  manifest.json            pipeline, settings, digests, counts, fields, totals of every stage's figures
+  manifest.json            pipeline, settings, digests, counts, fields, totals of every stage's metrics
   shard-000000.tar         plain WebDataset
   shard-000000.json        sidecar: task digest, count, sha256, byte offsets, seconds and items per stage
   rejects-000000.parquet   every sample dropped: key, stage, reason, figure, metadata
@@ -89,8 +89,8 @@ def _refuse_newer(data: bytes, where: str) -> None:
         )
 
 
-class StageFigures(BaseModel):
-    """What one stage did. Figures of several shards add up.
+class StageMetrics(BaseModel):
+    """What one stage did. Metrics of several shards add up.
 
     `seconds` is the stage's own time; `model_seconds` the part of it spent inside models.
     """
@@ -102,7 +102,7 @@ class StageFigures(BaseModel):
     seconds: float = 0.0
     model_seconds: float = 0.0
 
-    def add(self, other: "StageFigures") -> None:
+    def add(self, other: "StageMetrics") -> None:
         self.kept += other.kept
         self.seconds += other.seconds
         self.model_seconds += other.model_seconds
@@ -147,7 +147,7 @@ class Sidecar(_Sealed):
     fields: list[str]
     rejected: NonNegativeInt = 0
     rejects_sha256: str = ""
-    stages: list[StageFigures] = Field(default_factory=list)
+    stages: list[StageMetrics] = Field(default_factory=list)
     index: dict[str, dict[str, tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt]]]
 
     @model_validator(mode="after")
@@ -186,15 +186,15 @@ class Manifest(_Document):
     count: int = 0
     rejected: dict[str, int] = Field(default_factory=dict)
     fields: list[str] = Field(default_factory=list)
-    stages: list[StageFigures] = Field(default_factory=list)
+    stages: list[StageMetrics] = Field(default_factory=list)
     shards: list[ShardEntry] = Field(default_factory=list)
     tolerance: float | None = None
     licences: list[str] = Field(default_factory=list)
 
 
-def add_stage_figures(totals: list[StageFigures], more: list[StageFigures]) -> list[StageFigures]:
-    """Stage figures of two shards added up by name, in the order first seen."""
-    by_name = {figures.name: figures.model_copy(deep=True) for figures in totals}
-    for figures in more:
-        by_name.setdefault(figures.name, StageFigures(name=figures.name)).add(figures)
+def add_stage_metrics(totals: list[StageMetrics], more: list[StageMetrics]) -> list[StageMetrics]:
+    """Stage metrics of two shards added up by name, in the order first seen."""
+    by_name = {metrics.name: metrics.model_copy(deep=True) for metrics in totals}
+    for metrics in more:
+        by_name.setdefault(metrics.name, StageMetrics(name=metrics.name)).add(metrics)
     return list(by_name.values())

@@ -14,7 +14,7 @@ from typing import IO, Self
 
 from lt.datagen.shards import tar
 from lt.datagen.shards.errors import LtError, SampleError
-from lt.datagen.shards.manifest import Sidecar, StageFigures, rejects_beside
+from lt.datagen.shards.manifest import Sidecar, StageMetrics, rejects_beside
 from lt.datagen.shards.remote import Location
 from lt.datagen.shards.sample import Reject, Sample, check_field, check_key
 from lt.datagen.shards.storage import TEMP_MARK, atomic_file, digest_of_file, write_error
@@ -35,7 +35,7 @@ class ShardWriter:
     def __init__(self, path: str | Path, task: str = "", durable: bool = True):
         self.path = Path(path)
         self.task = task
-        self.stages: list[StageFigures] = []
+        self.stages: list[StageMetrics] = []
         self.rejects: list[Reject] = []
         self.sidecar: Sidecar | None = None
         self._durable = durable

@@ -38,11 +38,11 @@ def accumulated_backward(
         encode: the model's forward pass (`DualEncoder.forward`), called as `encode(*chunk)`. Random layers see the same
             numbers in both passes.
         chunks: the inputs of the parts of the batch, in order.
-        loss: takes the `Encoded` whole batch; returns (loss, figures), as `contrastive_loss`.
+        loss: takes the `Encoded` whole batch; returns (loss, metrics), as `contrastive_loss`.
         no_sync: the data-parallel wrapper's, entered for all chunks but the last, so that ranks average gradients once.
 
     Returns:
-        the loss (detached) and the figures.
+        the loss (detached) and the metrics.
     """
     states, parts = [], []
     with torch.no_grad():
@@ -50,7 +50,7 @@ def accumulated_backward(
             states.append(_random_state(chunk))
             parts.append(encode(*chunk))
     whole = _leaves(parts)
-    value, figures = loss(whole)
+    value, metrics = loss(whole)
     value.backward()
     start = 0
     for number, (chunk, state) in enumerate(zip(chunks, states, strict=True), 1):
@@ -60,7 +60,7 @@ def accumulated_backward(
             rows = slice(start, start + len(part.images))
             _backward_part(part, whole, rows, last)
         start = rows.stop
-    return value.detach(), figures
+    return value.detach(), metrics
 
 
 def _leaves(parts: Sequence[Encoded]) -> Encoded:

@@ -114,7 +114,7 @@ def autoencoder_loss(
         generator: of the posterior's noise.
 
     Returns:
-        Scalar loss, and the figures ``absolute_error``, ``kl`` and ``psnr`` (dB, for pixels in -1..1).
+        Scalar loss, and the metrics ``absolute_error``, ``kl`` and ``psnr`` (dB, for pixels in -1..1).
     """
     posterior = vae.encode(pixels).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
     rebuilt = vae.decode(posterior.sample(generator), return_dict=False)[0]

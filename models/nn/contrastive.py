@@ -194,7 +194,7 @@ def contrastive_loss(
     reduce: Reduce = "mean",
     groups: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Symmetric cross-entropy over the batch of all ranks: (loss, named figures of this rank), FILIP equation 3.
+    """Symmetric cross-entropy over the batch of all ranks: (loss, named metrics of this rank), FILIP equation 3.
 
     Pair i of the rank is picture i and text i. Average parameter gradients over ranks (as data-parallel wrappers do) to
     obtain the gradient of the whole batch, for the scales too. Every rank passes equal shapes.
@@ -212,14 +212,14 @@ def contrastive_loss(
     rows_i, rows_t = scales[0] * s_i, scales[1] * s_t.T
     target = _targets(rows_i.detach(), groups, exchange.local_loss)
     loss_i, loss_t = F.cross_entropy(rows_i, target), F.cross_entropy(rows_t, target)
-    figures = {
+    metrics = {
         "loss_image": loss_i.detach(),
         "loss_text": loss_t.detach(),
         "accuracy_image": _accuracy(rows_i, target),
         "accuracy_text": _accuracy(rows_t, target),
         "scale": scales[1].detach(),
     }
-    return (loss_i + loss_t) / 2, figures
+    return (loss_i + loss_t) / 2, metrics
 
 
 def _batch_similarities(images: Features, texts: Features, exchange: Exchange, reduce: Reduce) -> tuple[Tensor, Tensor]:

@@ -284,7 +284,7 @@ class Denoiser(nn.Module):
         """The training loss of a batch at random timesteps of ``self.timesteps``.
 
         Returns:
-            Scalar loss, and named figures for the log (detached scalars): the mean loss of the noisier and of the cleaner half
+            Scalar loss, and named metrics for the log (detached scalars): the mean loss of the noisier and of the cleaner half
             of the drawn timesteps, which move apart long before the mean says anything.
         """
         device = generator.device if generator is not None else x0.device
@@ -294,8 +294,8 @@ class Denoiser(nn.Module):
         noisy = (t >= sum(span) / 2).float()
         halves = {"loss_noisy": noisy, "loss_clean": 1 - noisy}
         each = losses.detach()
-        figures = {name: (each * half).sum() / half.sum().clamp(min=1) for name, half in halves.items()}
-        return losses.mean(), figures
+        metrics = {name: (each * half).sum() / half.sum().clamp(min=1) for name, half in halves.items()}
+        return losses.mean(), metrics
 
     @torch.no_grad()
     def validation_loss(self, x0: Tensor, condition: Condition, seeds: Sequence[int], points: int = 8) -> Tensor:

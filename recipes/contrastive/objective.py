@@ -22,9 +22,9 @@ from lt.models.nn.transformer import Block
 from lt.recipes.contrastive.alignment import Aligned, owners, sheet
 from lt.recipes.contrastive.pairs import Pair
 from lt.recipes.contrastive.settings import ContrastiveSettings, HeadSettings
-from lt.recipes.evaluate.localisation import Found, found, found_figures
+from lt.recipes.evaluate.localisation import Found, found, found_metrics
 from lt.recipes.evaluate.retrieval import recalls
-from lt.recipes.objective import Batch, Figures, Objective, Parallel, Report
+from lt.recipes.objective import Batch, Metrics, Objective, Parallel, Report
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
@@ -77,7 +77,7 @@ class ContrastiveObjective(Objective):
         encoded = self.model(normalised(image), tokens, mask)
         return encoded.images.tokens, encoded.texts.tokens, encoded.texts.mask, encoded.scales
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         parts = self.encode(batch["image"], batch["tokens"], batch["mask"])
         return self._loss(_encoded(*parts), batch["text"])
 
@@ -86,7 +86,7 @@ class ContrastiveObjective(Objective):
         features = encoded.images, encoded.texts, encoded.scales
         return contrastive_loss(*features, exchange=self.exchange, reduce=self.head.reduce, groups=groups)
 
-    def step(self, parts: Sequence[Batch], parallel: Parallel) -> tuple[Tensor, Figures]:
+    def step(self, parts: Sequence[Batch], parallel: Parallel) -> tuple[Tensor, Metrics]:
         """The loss compares every pair with all others of the batch: micro-batches are encoded apart, then judged together."""
         if len(parts) == 1:
             return super().step(parts, parallel)
@@ -120,10 +120,10 @@ class ContrastiveObjective(Objective):
         if not images:
             raise LtError("The validation set has no usable samples.", "Name another one: --set data.validation=DIR.")
         mask = None if masks[0] is None else torch.cat(masks)
-        figures = recalls(Features(torch.cat(images)), Features(torch.cat(texts), mask), torch.cat(numbers)).figures()
-        figures |= found_figures(places)
-        score = (figures["image_r1"] + figures["text_r1"]) / 2
-        return Report(figures, score, {"alignment": sheet(shown)} if shown else {})
+        metrics = recalls(Features(torch.cat(images)), Features(torch.cat(texts), mask), torch.cat(numbers)).metrics()
+        metrics |= found_metrics(places)
+        score = (metrics["image_r1"] + metrics["text_r1"]) / 2
+        return Report(metrics, score, {"alignment": sheet(shown)} if shown else {})
 
     def dense(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Unit vectors of all patches [b, n, d] and of all places [b, L, d], before any reduction or pooling.

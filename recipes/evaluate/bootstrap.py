@@ -25,7 +25,7 @@ def resampled(numerators: np.ndarray, denominators: np.ndarray, draws: int = DRA
     """Percentile bootstrap of ratios of sums: for each column of [n, m], sum(numerators) / sum(denominators).
 
     The n rows are the independent units that are drawn with replacement (pictures, say, with all their captions), the m columns
-    are figures of the same draw. A plain mean has denominators of 1.
+    are metrics of the same draw. A plain mean has denominators of 1.
 
     Raises:
         ValueError: shapes differ, or there is no row.

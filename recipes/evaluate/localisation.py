@@ -49,7 +49,7 @@ def on_thing(cells: Tensor) -> Tensor:
     return (cells > 0) & (cells >= torch.minimum(largest / 2, torch.full_like(largest, LEAST_COVER)))
 
 
-def found_figures(parts: Sequence[Found]) -> dict[str, float]:
+def found_metrics(parts: Sequence[Found]) -> dict[str, float]:
     """`found` and `found_chance`, in percent, over all parts; nothing where there was no thing."""
     hits = torch.cat([part.hits for part in parts]) if parts else torch.zeros(0)
     if not len(hits):

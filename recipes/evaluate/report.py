@@ -1,4 +1,4 @@
-"""`lt eval retrieval` and `lt eval zero-shot`: from a checkpoint and data to figures with intervals and digests."""
+"""`lt eval retrieval` and `lt eval zero-shot`: from a checkpoint and data to metrics with intervals and digests."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -24,10 +24,10 @@ _SAID_AT_MOST = 3
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures in percent with 95 % intervals, and everything that they depend on."""
+    """Metrics in percent with 95 % intervals, and everything that they depend on."""
 
     task: str
-    figures: dict[str, Interval]
+    metrics: dict[str, Interval]
     protocol: dict[str, Any]
     """What was compared and how: numbers that differ here cannot be compared."""
     data: dict[str, Any]
@@ -36,8 +36,8 @@ class Evaluation:
     versions: dict[str, str] = field(default_factory=versions)
 
     def as_json(self) -> dict[str, Any]:
-        figures = {name: interval._asdict() for name, interval in self.figures.items()}
-        return {**asdict(replace(self, figures={})), "figures": figures}
+        metrics = {name: interval._asdict() for name, interval in self.metrics.items()}
+        return {**asdict(replace(self, metrics={})), "metrics": metrics}
 
 
 def evaluate_retrieval(
@@ -148,7 +148,7 @@ def _announce(encoder: Encoder, collection: Collection, pictures: Pictures, agai
 
 def _evaluation(
     task: str,
-    figures: dict[str, Interval],
+    metrics: dict[str, Interval],
     protocol: dict[str, Any],
     encoder: Encoder,
     collection: Collection,
@@ -158,4 +158,4 @@ def _evaluation(
     model = {"system": record.system, "preset": record.preset, "step": record.step, "digest": encoder.digest}
     data = {"name": collection.name, "digest": collection.digest}
     protocol = {"size": encoder.objective.size, "resize": "bicubic, shorter side, centre crop", **protocol}
-    return Evaluation(task, figures, protocol, data, {**model, "data": record.data}, pictures.passed_over)
+    return Evaluation(task, metrics, protocol, data, {**model, "data": record.data}, pictures.passed_over)

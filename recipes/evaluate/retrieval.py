@@ -30,7 +30,7 @@ class Recalls:
     text_ranks: np.ndarray
     owner: np.ndarray
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """`image_r1` ... `text_r10` and `mean_recall`, in percent."""
         return {name: interval.value for name, interval in self.intervals(draws=2).items()}
 

@@ -20,7 +20,7 @@ def data(note: Note) -> tuple[dict[str, str], str]:
 
 
 def measure(run: Path, test: str) -> Measures:
-    """All figures of a run: every one is cheap once the features are there."""
+    """All metrics of a run: every one is cheap once the features are there."""
     encoder = Encoder.load(run)
     tested = run_through(encoder.objective, test)
     found = {**retrieval(tested), **localisation(encoder.objective, tested), **step_seconds(run)}
@@ -30,47 +30,47 @@ def measure(run: Path, test: str) -> Measures:
 def judge_pads(evidence: Evidence) -> Finding:
     counted, masked = evidence.of("pads", "pads_won"), evidence.of("tokens", "pads_won")
     gap = evidence.excess("pads", "found", "chance")
-    figures = {
+    metrics = {
         "patches on things won by pads, counted, %": counted,
         "the same, masked, %": masked,
         "found above chance, counted, points": gap,
     }
-    return Finding(figures, all_of(above(counted, 90, 0), below(masked, 10), below(gap, 5)))
+    return Finding(metrics, all_of(above(counted, 90, 0), below(masked, 10), below(gap, 5)))
 
 
 def judge_localisation(evidence: Evidence) -> Finding:
     gain = evidence.difference("tokens", "global", "found")
-    figures = {
+    metrics = {
         "found, one temperature, %": evidence.of("tokens", "found"),
         "found, global model, %": evidence.of("global", "found"),
         "difference, points": gain,
         "chance, %": evidence.of("tokens", "chance"),
     }
     return Finding(
-        figures, above(gain), "A word's best patch; the global model's patches and words are projected alike."
+        metrics, above(gain), "A word's best patch; the global model's patches and words are projected alike."
     )
 
 
 def judge_colder(evidence: Evidence) -> Finding:
     found, gain = evidence.of("colder", "found"), evidence.difference("colder", "tokens", "found")
-    figures = {"found, image-to-text ten times colder, %": found, "against one temperature, points": gain}
-    return Finding(figures, all_of(above(gain), above(found, 90, 0)), "Our own addition; not in the paper.")
+    metrics = {"found, image-to-text ten times colder, %": found, "against one temperature, points": gain}
+    return Finding(metrics, all_of(above(gain), above(found, 90, 0)), "Our own addition; not in the paper.")
 
 
 def judge_retrieval(evidence: Evidence) -> Finding:
     gain = evidence.difference("tokens", "global", "r1")
-    figures = {
+    metrics = {
         "mean R@1, token-wise, %": evidence.of("tokens", "r1"),
         "mean R@1, global, %": evidence.of("global", "r1"),
         "difference, points": gain,
         "colder token-wise - global, points": evidence.difference("colder", "global", "r1"),
     }
-    return Finding(figures, above(gain))
+    return Finding(metrics, above(gain))
 
 
 def judge_sum(evidence: Evidence) -> Finding:
     gain = evidence.difference("tokens", "sum", "r1")
-    figures = {
+    metrics = {
         "mean R@1, mean, %": evidence.of("tokens", "r1"),
         "mean R@1, sum, %": evidence.of("sum", "r1"),
         "difference, points": gain,
@@ -81,34 +81,34 @@ def judge_sum(evidence: Evidence) -> Finding:
         "Both learn their temperature. The mean's starts at the card's 0.07, the sum's at 1: a sum of n matches is their mean at "
         "an n times colder one. Captions have 6 to 46 words."
     )
-    return Finding(figures, above(gain), remark)
+    return Finding(metrics, above(gain), remark)
 
 
 def judge_quarter(evidence: Evidence) -> Finding:
     loss = evidence.difference("tokens", "quarter", "r1")
-    figures = {"mean R@1 lost with 25 % of the tokens, points": loss, "mean R@1, 25 %, %": evidence.of("quarter", "r1")}
+    metrics = {"mean R@1 lost with 25 % of the tokens, points": loss, "mean R@1, 25 %, %": evidence.of("quarter", "r1")}
     remark = (
         "A quarter of the tokens in fp16 is 1/8 of the bytes by arithmetic. Products are taken in fp32 here: fp16 is some "
         "40 times slower on a CPU. Captions have 18 words on average, so that a quarter of them leaves 5."
     )
-    return Finding(figures, below(loss, 2), remark)
+    return Finding(metrics, below(loss, 2), remark)
 
 
 def judge_prompts(evidence: Evidence) -> Finding:
     gain = evidence.excess("colder", "ensemble", "ensemble_tokens")
-    figures = {
+    metrics = {
         "top-1, mean of similarities, %": evidence.of("colder", "ensemble"),
         "top-1, mean of token vectors, %": evidence.of("colder", "ensemble_tokens"),
         "top-1, bare name, %": evidence.of("colder", "bare"),
         "similarities - token vectors, points": gain,
     }
-    return Finding(figures, above(gain, errors=1), "Seven prompts made of the world's own words.")
+    return Finding(metrics, above(gain, errors=1), "Seven prompts made of the world's own words.")
 
 
 def judge_order(evidence: Evidence) -> Finding:
     names = {"token-wise": "tokens", "colder": "colder", "global": "global"}
-    figures = {f"true caption preferred, {name}, %": evidence.of(variant, "order") for name, variant in names.items()}
-    return Finding(figures, above(evidence.of("tokens", "order"), 55), "Half would be chance.")
+    metrics = {f"true caption preferred, {name}, %": evidence.of(variant, "order") for name, variant in names.items()}
+    return Finding(metrics, above(evidence.of("tokens", "order"), 55), "Half would be chance.")
 
 
 CLAIMS = (

@@ -25,7 +25,7 @@ from lt.recipes.config import Section, Settings
 from lt.recipes.diffusion.pictures import channels_first, fitted, to_signed
 from lt.recipes.judge.labels import ATTRIBUTES, IN_EVERY_WORDING, SIDES, described
 from lt.recipes.judge.measures import points_found
-from lt.recipes.objective import Batch, Figures, Objective, Report
+from lt.recipes.objective import Batch, Metrics, Objective, Report
 from lt.recipes.registry import Note, Recipe
 from lt.recipes.worlds import figures
 
@@ -137,7 +137,7 @@ class JudgeObjective(Objective):
     def example(self) -> Row:
         return Row(self.settings.model.size)
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         looked, points, labels = self.judge(to_signed(batch["image"])), batch["points"], batch["labels"]
         wanted = spread(points[..., :2], self.settings.model.size // 4)
         there = points[..., 2] > 0
@@ -163,14 +163,14 @@ class JudgeObjective(Objective):
         rights, knowns, founds, true = (torch.cat(parts).cpu().numpy() for parts in (right, known, found, points))
         said = [name in IN_EVERY_WORDING for name in ATTRIBUTES]
         seen, hidden = true[..., 2] == 2, true[..., 2] == 1
-        figures = {
+        metrics = {
             "attributes": _percent(rights, knowns),
             "said": _percent(rights, knowns & said),
             "pck": _percent(points_found(founds, true[..., :2], seen), seen),
             "pck_hidden": _percent(points_found(founds, true[..., :2], seen | hidden), hidden),
             **{name: _percent(rights[:, i], knowns[:, i]) for i, name in enumerate(ATTRIBUTES)},
         }
-        return Report(figures, min(figures["said"], figures["pck"]))
+        return Report(metrics, min(metrics["said"], metrics["pck"]))
 
 
 def _percent(right: np.ndarray, counted: np.ndarray) -> float:

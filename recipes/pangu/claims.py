@@ -172,32 +172,32 @@ def exact(value: float) -> Interval:
 def judge_halves(evidence: Evidence) -> Finding:
     distance = evidence.ratio("halves", "one", "fd")
     step = exact(HALF / WHOLE)
-    figures = {
+    metrics = {
         "Fréchet distance, two halves / one whole": distance,
         "multiply-adds of a sampling step, half / whole": step,
         "processor time of a drawing, two halves / one whole": evidence.ratio("halves", "one", "draw_seconds"),
         "Fréchet distance, two halves": evidence.of("halves", "fd"),
         "Fréchet distance, one whole": evidence.of("one", "fd"),
     }
-    return Finding(figures, all_of(at_most(distance, 1.05), at_most(step, 0.6)))
+    return Finding(metrics, all_of(at_most(distance, 1.05), at_most(step, 0.6)))
 
 
 def judge_small_texture(evidence: Evidence) -> Finding:
     texture = evidence.ratio("small-texture", "halves", "fd")
     structure = evidence.ratio("small-structure", "halves", "fd")
-    figures = {
+    metrics = {
         f"Fréchet distance, texture learned at {LOW} / at {HIGH} pixels": texture,
         f"Fréchet distance, structure learned at {LOW} / at {HIGH} pixels": structure,
         "multiply-adds of a training step, small / large": exact(HALF_LOW / HALF),
     }
-    return Finding(figures, all_of(at_most(texture, 1.1), at_least(structure, 1.5)))
+    return Finding(metrics, all_of(at_most(texture, 1.1), at_least(structure, 1.5)))
 
 
 def judge_enlarged(evidence: Evidence) -> Finding:
     mixed, sharp = (evidence.ratio("mixed-halves", other, "fd") for other in ("mixed-one", "sharp-one"))
     fine = evidence.of("mixed-halves", "fine")
     gain = evidence.difference("mixed-halves", "mixed-one", "fine")
-    figures = {
+    metrics = {
         "pictures used, halves / one on sharp pictures": evidence.ratio("structure-mixed", "whole-sharp", "samples"),
         "Fréchet distance, halves / one on the mixture": mixed,
         "Fréchet distance, halves / one on the sharp pictures": sharp,
@@ -205,34 +205,34 @@ def judge_enlarged(evidence: Evidence) -> Finding:
         "the same, one on the mixture, %": evidence.of("mixed-one", "fine"),
         "the same, one on the sharp pictures, %": evidence.of("sharp-one", "fine"),
     }
-    return Finding(figures, all_of(below(mixed, 1), below(sharp, 1), at_least(fine, 90), above(gain, errors=0)))
+    return Finding(metrics, all_of(below(mixed, 1), below(sharp, 1), at_least(fine, 90), above(gain, errors=0)))
 
 
 def judge_coop(evidence: Evidence) -> Finding:
     named = {"text alone (d = 0)": "coop-0", "together (d = 0.5)": "coop-half", "pose alone (d = 1)": "coop-1"}
     named |= {"d = 0.5 without sending back": "coop-half-one-way", "true pictures": "true"}
     gains = {name: evidence.difference("coop-half", name, "both") for name in ("coop-0", "coop-1", "coop-half-one-way")}
-    figures = {f"both right, {label}, %": evidence.of(name, "both") for label, name in named.items()}
-    figures |= {f"text right, {label}, %": evidence.of(name, "text") for label, name in named.items()}
-    figures |= {f"key points found, {label}, %": evidence.of(name, "pck") for label, name in named.items()}
-    figures |= {f"both right, d = 0.5 - {name}, points": gain for name, gain in gains.items()}
+    metrics = {f"both right, {label}, %": evidence.of(name, "both") for label, name in named.items()}
+    metrics |= {f"text right, {label}, %": evidence.of(name, "text") for label, name in named.items()}
+    metrics |= {f"key points found, {label}, %": evidence.of(name, "pck") for label, name in named.items()}
+    metrics |= {f"both right, d = 0.5 - {name}, points": gain for name, gain in gains.items()}
     more, most, back = gains.values()
     remark = (
         "Text is right: the top has the colour named. Pose is right: at least half of the visible key points found."
     )
-    return Finding(figures, all_of(at_least(more, 10), at_least(most, 10), at_least(back, 5)), remark)
+    return Finding(metrics, all_of(at_least(more, 10), at_least(most, 10), at_least(back, 5)), remark)
 
 
 def judge_hand_over(evidence: Evidence) -> Finding:
     state = evidence.ratio("handed-over", "state-enlarged", "fd")
     enlarged = evidence.ratio("handed-over", "small", "fd")
-    figures = {
+    metrics = {
         "Fréchet distance, clean guess enlarged / noisy state enlarged": state,
         "Fréchet distance, hand-over / small drawing enlarged": enlarged,
         "energy of fine detail, hand-over, % of true pictures": evidence.of("handed-over", "fine"),
         "the same, small drawing enlarged, %": evidence.of("small", "fine"),
     }
-    return Finding(figures, all_of(at_most(state, 0.5), below(enlarged, 1)))
+    return Finding(metrics, all_of(at_most(state, 0.5), below(enlarged, 1)))
 
 
 CLAIMS = (

@@ -90,7 +90,7 @@ def measured(schemes: Mapping[str, Sequence[Path]], drawn: Mapping[str, Measures
 
     Args:
         schemes: names to the runs of their stages.
-        drawn: names to figures with `draw_seconds`, see `measures.seen`.
+        drawn: names to metrics with `draw_seconds`, see `measures.seen`.
     """
     table = []
     for name, runs in schemes.items():

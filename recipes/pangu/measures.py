@@ -42,10 +42,10 @@ Draw = Callable[[Runs, Orders], Tensor]
 
 
 def of_run(run: Path, test: str) -> Measures:
-    """The figures of the last validation (`loss`, `psnr`, `pck` ...) and `samples`, the number of training pictures."""
-    figures = {name: value for name, value in read_log(run, "validation")[-1].items() if isinstance(value, float)}
-    figures["samples"] = read_log(run, "start")[0]["samples"]
-    return {name: Measured(value) for name, value in figures.items()}
+    """The metrics of the last validation (`loss`, `psnr`, `pck` ...) and `samples`, the number of training pictures."""
+    metrics = {name: value for name, value in read_log(run, "validation")[-1].items() if isinstance(value, float)}
+    metrics["samples"] = read_log(run, "start")[0]["samples"]
+    return {name: Measured(value) for name, value in metrics.items()}
 
 
 def seen(draw: Draw) -> Callable[[Runs, str], Measures]:
@@ -62,7 +62,7 @@ def seen(draw: Draw) -> Callable[[Runs, str], Measures]:
 
 
 def judged(runs: Runs, orders: Orders, pixels: Tensor) -> Measures:
-    """Figures of drawn pictures [n, 3, HIGH, HIGH]:
+    """Metrics of drawn pictures [n, 3, HIGH, HIGH]:
 
     * `fd`: Fréchet distance of the judge's features to the true pictures, and `fine`, the energy above half the Nyquist frequency
       in percent of theirs;

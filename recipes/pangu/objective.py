@@ -44,7 +44,7 @@ from lt.recipes.diffusion.texts import (
     world_tokenizer,
 )
 from lt.recipes.diffusion.unets import is_pipeline, load_unet
-from lt.recipes.objective import Batch, Figures, Objective, Report
+from lt.recipes.objective import Batch, Metrics, Objective, Report
 from lt.recipes.pangu import data
 from lt.recipes.pangu.data import SEED, Row
 from lt.recipes.pangu.settings import UNETS, ModelSettings, PanguSettings
@@ -196,7 +196,7 @@ class PanguObjective(Objective):
         words = {name: batch[name] for name in (TOKENS, "text", "pooled", "ids") if name in batch}
         return words | {name: value.float() / 255 for name, value in batch.items() if name.startswith(HINT)}
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         condition = drop_condition(self._condition(batch), self._empty(), self.settings.model.drop_text)
         return self.denoiser.loss(batch["latent"], condition)
 

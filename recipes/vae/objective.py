@@ -19,7 +19,7 @@ from lt.models.nn.autoencoder import autoencoder_loss, small_autoencoder
 from lt.recipes.config import Section, Settings
 from lt.recipes.diffusion.pictures import channels_first, fitted, sheet, to_bytes, to_signed
 from lt.recipes.diffusion.worlds import WorldSettings, build
-from lt.recipes.objective import Batch, Figures, Objective, Report
+from lt.recipes.objective import Batch, Metrics, Objective, Report
 from lt.recipes.registry import Recipe
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class VaeObjective(Objective):
     def example(self) -> Picture:
         return Picture(self.settings.model.size)
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         return autoencoder_loss(self.autoencoder.vae, to_signed(batch["image"]), self.settings.model.kl)
 
     def validate(self, batches: Iterable[Batch]) -> Report:
@@ -109,8 +109,8 @@ class VaeObjective(Objective):
         self.autoencoder.deviation.copy_(deviation)
         score = float(torch.cat(ratios).mean())
         columns = list(zip(*shown[:_SHOWN], strict=True))
-        figures = {"psnr": score, "latent_deviation": float(deviation)}
-        return Report(figures, score, {"reconstruction": sheet(columns)})
+        metrics = {"psnr": score, "latent_deviation": float(deviation)}
+        return Report(metrics, score, {"reconstruction": sheet(columns)})
 
     def ready(self, where: Path) -> "AutoencoderKL":
         """The autoencoder with its scale stored in its configuration.

@@ -58,7 +58,7 @@ def similarity_seconds(objective: ContrastiveObjective, batch: int = 64) -> Meas
 def judge_locking(evidence: Evidence) -> Finding:
     gain = evidence.difference("locked-few", "scratch-few", "r1")
     cost = evidence.ratio("locked-few", "scratch-few", "step_seconds")
-    figures = {
+    metrics = {
         f"mean R@1, locked, {FEW} pairs, %": evidence.of("locked-few", "r1"),
         f"mean R@1, from scratch, {FEW} pairs, %": evidence.of("scratch-few", "r1"),
         f"mean R@1, same start but unlocked, {FEW} pairs, %": evidence.of("unlocked-few", "r1"),
@@ -66,36 +66,36 @@ def judge_locking(evidence: Evidence) -> Finding:
         f"locked - scratch, {SOME} pairs, points": evidence.difference("locked-some", "scratch-some", "r1"),
         "step time, locked / scratch": cost,
     }
-    return Finding(figures, all_of(above(gain), below(cost, 0.7)))
+    return Finding(metrics, all_of(above(gain), below(cost, 0.7)))
 
 
 def judge_reduction(evidence: Evidence) -> Finding:
     loss = evidence.difference("tokens", "reduced", "r1")
     cost = evidence.ratio("reduced", "tokens", "similarity_seconds")
-    figures = {
+    metrics = {
         "mean R@1, all 64 tokens, %": evidence.of("tokens", "r1"),
         "mean R@1, reduced to 12, %": evidence.of("reduced", "r1"),
         "lost, points": loss,
         "time of the similarity, reduced / all": cost,
     }
-    return Finding(figures, all_of(below(loss, 2), below(cost, 0.35)))
+    return Finding(metrics, all_of(below(loss, 2), below(cost, 0.35)))
 
 
 def judge_similarities(evidence: Evidence) -> Finding:
     heads = {"global": "locked-global", "token-wise": "locked-tokens", "reduced": "locked-reduced"}
     gain = evidence.difference("locked-reduced", "locked-tokens", "r1")
-    figures = {f"mean R@1, {head}, %": evidence.of(variant, "r1") for head, variant in heads.items()}
-    return Finding({**figures, "reduced - token-wise, points": gain}, above(gain))
+    metrics = {f"mean R@1, {head}, %": evidence.of(variant, "r1") for head, variant in heads.items()}
+    return Finding({**metrics, "reduced - token-wise, points": gain}, above(gain))
 
 
 def judge_prompts(evidence: Evidence) -> Finding:
     gain = evidence.excess("reduced", "ensemble_votes", "bare")
-    figures = {
+    metrics = {
         "top-1, seven prompts, %": evidence.of("reduced", "ensemble_votes"),
         "top-1, bare name, %": evidence.of("reduced", "bare"),
         "difference, points": gain,
     }
-    return Finding(figures, above(gain, errors=1), "Prompts made of the world's own words, on combinations held out.")
+    return Finding(metrics, above(gain, errors=1), "Prompts made of the world's own words, on combinations held out.")
 
 
 CLAIMS = (

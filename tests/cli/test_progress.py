@@ -13,7 +13,7 @@ from lt.datagen.engine.ledger import FailedTask, RunState
 from lt.datagen.engine.run import RunReport
 from lt.datagen.engine.stage import Pipeline
 from lt.datagen.shards import LtError, Reject, Sample
-from lt.datagen.shards.manifest import StageFigures
+from lt.datagen.shards.manifest import StageMetrics
 
 
 class Words:
@@ -141,8 +141,8 @@ def test_the_table_shows_stages_and_how_far_the_run_is():
         done=3,
         failed=[FailedTask(task=4, error="gone")],
         stages=[
-            StageFigures(name="coco", kept=90, rejected={"missing-file": 10}, seconds=2.0),
-            StageFigures(name="[bold]matte", kept=90, seconds=45.0, model_seconds=9.0),
+            StageMetrics(name="coco", kept=90, rejected={"missing-file": 10}, seconds=2.0),
+            StageMetrics(name="[bold]matte", kept=90, seconds=45.0, model_seconds=9.0),
         ],
         seconds=60.0,
     )

@@ -1,4 +1,4 @@
-"""Resharding moves bytes only: keys, order, fields, lineage, figures and rejects stay; it resumes and refuses."""
+"""Resharding moves bytes only: keys, order, fields, lineage, metrics and rejects stay; it resumes and refuses."""
 
 import pytest
 

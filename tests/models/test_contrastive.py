@@ -108,11 +108,11 @@ def test_loss_reads_rows_of_s_i_and_columns_of_s_t():
     s_i, s_t = similarity(images, texts)
     rows = -(s_i * 10).log_softmax(1).diagonal().mean()
     columns = -(s_t * 20).log_softmax(0).diagonal().mean()
-    loss, figures = contrastive_loss(images, texts, torch.tensor([10.0, 20.0], dtype=torch.float64))
+    loss, metrics = contrastive_loss(images, texts, torch.tensor([10.0, 20.0], dtype=torch.float64))
     torch.testing.assert_close(loss, (rows + columns) / 2)
-    torch.testing.assert_close(figures["loss_image"], rows)
-    torch.testing.assert_close(figures["loss_text"], columns)
-    assert figures["accuracy_text"] == (s_t.argmax(0) == torch.arange(4)).double().mean()
+    torch.testing.assert_close(metrics["loss_image"], rows)
+    torch.testing.assert_close(metrics["loss_text"], columns)
+    assert metrics["accuracy_text"] == (s_t.argmax(0) == torch.arange(4)).double().mean()
 
 
 def test_pairs_of_one_group_share_the_target():
@@ -244,13 +244,13 @@ def parameter_gradients(model):
 def test_cached_accumulation_gives_every_parameter_the_large_batchs_gradient(config, size):
     torch.manual_seed(0)
     model = Filip(config).double()
-    whole, figures = loss_of(model(*batch()))
+    whole, metrics = loss_of(model(*batch()))
     whole.backward()
     expected = parameter_gradients(model)
-    loss, cached_figures = accumulated_backward(model, split(batch(), size), loss_of)
+    loss, cached_metrics = accumulated_backward(model, split(batch(), size), loss_of)
     ours = parameter_gradients(model)
     torch.testing.assert_close(loss, whole)
-    torch.testing.assert_close(cached_figures, figures)
+    torch.testing.assert_close(cached_metrics, metrics)
     assert ours.keys() == expected.keys() and "scale.logit_scale" in ours
     assert {n for n, p in model.named_parameters()} == ours.keys()
     for name, gradient in expected.items():
@@ -317,6 +317,6 @@ def test_cached_accumulation_syncs_only_with_the_last_chunk():
 def test_initial_loss_is_that_of_guessing():
     """Random towers cannot tell pairs apart: the loss starts near log b, so scales and means are of the right size."""
     torch.manual_seed(0)
-    loss, figures = loss_of(Filip(FILIP["tiny"]).double()(*batch()))
+    loss, metrics = loss_of(Filip(FILIP["tiny"]).double()(*batch()))
     assert abs(loss.item() - math.log(8)) < 0.5
-    assert 0 <= figures["accuracy_image"] <= 1
+    assert 0 <= metrics["accuracy_image"] <= 1

@@ -212,10 +212,10 @@ def test_training_draws_only_the_generators_own_timesteps():
         return torch.zeros_like(z)
 
     model = Denoiser(network, timesteps=range(500, 1000))
-    loss, figures = model.loss(torch.zeros(4000, 1, 1, 1), {}, torch.Generator().manual_seed(0))
+    loss, metrics = model.loss(torch.zeros(4000, 1, 1, 1), {}, torch.Generator().manual_seed(0))
     assert min(seen) == 500 and max(seen) == 999
     assert loss.item() == pytest.approx(1, abs=0.1)
-    assert set(figures) == {"loss_noisy", "loss_clean"}
+    assert set(metrics) == {"loss_noisy", "loss_clean"}
     with pytest.raises(ValueError, match="no part of"):
         Denoiser(network, timesteps=range(500, 1001))
 

@@ -45,8 +45,8 @@ def test_a_few_steps_on_one_batch_learn_it():
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     for _ in range(60):
         encoded = model(pixels, tokens, mask)
-        loss, figures = contrastive_loss(encoded.images, encoded.texts, encoded.scales)
+        loss, metrics = contrastive_loss(encoded.images, encoded.texts, encoded.scales)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss < 0.5 and figures["accuracy_image"] == figures["accuracy_text"] == 1
+    assert loss < 0.5 and metrics["accuracy_image"] == metrics["accuracy_text"] == 1

@@ -319,13 +319,13 @@ def test_training_the_small_autoencoder_lowers_its_loss():
     pixels = nn.functional.interpolate(coarse, size=16, mode="nearest")
     optimizer, errors = torch.optim.Adam(vae.parameters(), lr=5e-3), []
     for _ in range(80):
-        loss, figures = autoencoder_loss(vae, pixels, generator=generator)
+        loss, metrics = autoencoder_loss(vae, pixels, generator=generator)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        errors.append(figures["absolute_error"].item())
+        errors.append(metrics["absolute_error"].item())
     assert errors[-1] < 0.5 * errors[0]
-    assert figures["psnr"].item() > 10 and figures["kl"].item() > 0
+    assert metrics["psnr"].item() > 10 and metrics["kl"].item() > 0
 
 
 def test_a_collapsed_autoencoder_is_noticed():

@@ -179,7 +179,7 @@ def test_a_checkpoint_tells_everything_about_itself(trained, shards):
     assert found.settings["train.lr"] == 0.01 and found.settings["model.width"] == 16
     assert {"python", "torch", "accelerate", "lt-toolkit"} <= found.versions.keys()
     assert found.samples == 200 and len(found.data) == 64
-    assert found.figures["accuracy"] > 0.5 and found.score == -found.figures["loss"]
+    assert found.metrics["accuracy"] > 0.5 and found.score == -found.metrics["loss"]
     assert not [path for path in trained.rglob("*") if path.suffix in (".pt", ".pth", ".pkl", ".bin")]
 
 

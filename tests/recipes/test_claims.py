@@ -55,10 +55,10 @@ def test_verdicts_together():
 def test_known_studies_have_variants_for_every_claim():
     for name in ("filip", "wukong"):
         study = find_study(name)
-        figures = ("r1", "image_r1", "found", "chance", "pads_won", "order", "step_seconds", "similarity_seconds")
-        figures += ("ensemble", "ensemble_tokens", "ensemble_votes", "bare")
+        metrics = ("r1", "image_r1", "found", "chance", "pads_won", "order", "step_seconds", "similarity_seconds")
+        metrics += ("ensemble", "ensemble_tokens", "ensemble_votes", "bare")
         evidence = Evidence(
-            {v.name: [{f: Measured(float(s + 1), 1.0) for f in figures} for s in range(3)] for v in study.variants}
+            {v.name: [{f: Measured(float(s + 1), 1.0) for f in metrics} for s in range(3)] for v in study.variants}
         )
         for claim in study.claims:
             assert claim.judge(evidence).verdict in ("confirmed", "not confirmed", "contradicted"), claim.name

@@ -1,4 +1,4 @@
-"""FILIP and Wukong from `lt train` to figures, pictures and exports, as a person uses them, on a world of a few scenes."""
+"""FILIP and Wukong from `lt train` to metrics, pictures and exports, as a person uses them, on a world of a few scenes."""
 
 import json
 import sys
@@ -64,8 +64,8 @@ def test_training_builds_the_world_and_ends_with_retrieval_localisation_and_pict
     run = folder / "runs" / "filip-tiny"
     picture = decode_image((run / "pictures" / "step-00000002-alignment.png").read_bytes())
     assert picture.shape[0] > 600 and picture.shape[1] > 1000
-    (figures,) = read_log(run, "validation")
-    assert 0 <= figures["found"] <= 100 and 2 < figures["found_chance"] < 30
+    (metrics,) = read_log(run, "validation")
+    assert 0 <= metrics["found"] <= 100 and 2 < metrics["found_chance"] < 30
     code, _, told = lt("train", "filip", "--steps", "2", *settings())
     assert code == 0 and "Nothing to do" in told
 
@@ -94,19 +94,19 @@ def test_retrieval_as_json_names_data_and_model_and_caches_features(lt, filip):
     assert code == 0, told
     result = json.loads(shown)
     assert result["protocol"]["pictures"] == 32 and result["protocol"]["captions"] == 96
-    assert set(result["figures"]) == {f"{side}_r{k}" for side in ("image", "text") for k in (1, 5, 10)} | {
+    assert set(result["metrics"]) == {f"{side}_r{k}" for side in ("image", "text") for k in (1, 5, 10)} | {
         "mean_recall"
     }
-    low, value, high = (result["figures"]["mean_recall"][name] for name in ("low", "value", "high"))
+    low, value, high = (result["metrics"]["mean_recall"][name] for name in ("low", "value", "high"))
     assert 0 <= low <= value <= high <= 100
     assert len(result["data"]["digest"]) == len(result["model"]["digest"]) == 64
     code, again, told = lt(*words)
-    assert "from the cache" in told and json.loads(again)["figures"] == result["figures"]
+    assert "from the cache" in told and json.loads(again)["metrics"] == result["metrics"]
     assert "from the cache" not in lt(*words[:-1], "--no-cache")[2]
     code, shown, told = lt(*words, "--prompt", "three of {}")
     prompted = json.loads(shown)
     assert prompted["protocol"] == {**result["protocol"], "prompt": "three of {}"}
-    assert prompted["figures"] != result["figures"]
+    assert prompted["metrics"] != result["metrics"]
     assert lt(*words, "--prompt", "three of")[0] == 2
 
 

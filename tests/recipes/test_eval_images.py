@@ -15,7 +15,7 @@ from lt.datagen.shards import LtError, Sample, SampleError, UsageError, open_sha
 from lt.datagen.worlds import figures_pipeline
 from lt.recipes import registry
 from lt.recipes.evaluate.images import report
-from lt.recipes.evaluate.images.controls import edge_figures, edge_scores
+from lt.recipes.evaluate.images.controls import edge_metrics, edge_scores
 from lt.recipes.evaluate.images.distances import (
     frechet_distance,
     inside,
@@ -140,12 +140,12 @@ def test_edges_are_matched_within_a_pixel():
     assert np.isnan(edge_scores(none, wanted)[0]) and edge_scores(none, wanted)[1] == 0
 
 
-def test_edge_figures_leave_out_what_cannot_be_asked():
+def test_edge_metrics_leave_out_what_cannot_be_asked():
     nan = float("nan")
-    figures = edge_figures([(1.0, 0.5), (nan, 0.0), (nan, nan)])
-    assert figures["edge_precision"].value == pytest.approx(100)
-    assert figures["edge_recall"].value == pytest.approx(25)
-    assert figures["edge_f"].value == pytest.approx((2 / 3 + 0) / 2 * 100)
+    metrics = edge_metrics([(1.0, 0.5), (nan, 0.0), (nan, nan)])
+    assert metrics["edge_precision"].value == pytest.approx(100)
+    assert metrics["edge_recall"].value == pytest.approx(25)
+    assert metrics["edge_f"].value == pytest.approx((2 / 3 + 0) / 2 * 100)
 
 
 def test_key_points_count_relative_to_the_figure_and_only_where_visible():
@@ -194,8 +194,8 @@ def test_the_judge_learns_and_stores_its_held_out_accuracy(home, judge):
 
     losses = [line["loss"] for line in read_log(home / "run", "train")]
     assert losses[-1] < losses[0]
-    assert {"attributes", "said", "pck", "pck_hidden", *ATTRIBUTES} == judge.record.figures.keys()
-    assert judge.record.score == min(judge.record.figures["said"], judge.record.figures["pck"])
+    assert {"attributes", "said", "pck", "pck_hidden", *ATTRIBUTES} == judge.record.metrics.keys()
+    assert judge.record.score == min(judge.record.metrics["said"], judge.record.metrics["pck"])
     assert len(judge.digest) == 64 and judge.record.data
 
 
@@ -203,9 +203,9 @@ def test_the_stored_accuracies_are_those_that_the_judge_has_on_the_test_figures(
     pictures = [sample.picture for sample in figures]
     true, seen = zip(*(true_points(sample, 64) for sample in figures), strict=True)
     found = pck(judge.key_points(pictures), np.stack(true), np.stack(seen)).value
-    assert found == pytest.approx(judge.record.figures["pck"], abs=0.3)
+    assert found == pytest.approx(judge.record.metrics["pck"], abs=0.3)
     said = text_accuracy(judge, pictures, figures)["all"].value
-    assert said == pytest.approx(judge.record.figures["said"], abs=0.5)
+    assert said == pytest.approx(judge.record.metrics["said"], abs=0.5)
 
 
 def test_the_judge_speaks_in_pixels_and_names(judge, figures):
@@ -307,10 +307,10 @@ def test_true_pictures_are_perfect_and_noisy_ones_are_not(home, figures, here):
     assert code == 0, told
     perfect = json.loads(shown)
     expected = text_accuracy(Judge.load(), [figure.picture for figure in figures], figures)
-    assert perfect["figures"]["said"]["value"] == pytest.approx(expected["all"].value)
-    assert perfect["figures"]["said_top_colour"]["value"] == pytest.approx(expected["top_colour"].value)
-    assert perfect["figures"]["world_frechet"]["value"] == pytest.approx(0, abs=1e-6)
-    assert perfect["figures"]["edge_f"]["value"] == perfect["figures"]["precision"]["value"] == 100
+    assert perfect["metrics"]["said"]["value"] == pytest.approx(expected["all"].value)
+    assert perfect["metrics"]["said_top_colour"]["value"] == pytest.approx(expected["top_colour"].value)
+    assert perfect["metrics"]["world_frechet"]["value"] == pytest.approx(0, abs=1e-6)
+    assert perfect["metrics"]["edge_f"]["value"] == perfect["metrics"]["precision"]["value"] == 100
     assert perfect["protocol"]["extractor"]["name"] == "world judge"
     (home / "perfect.json").write_text(shown)
     code, shown, told = here(
@@ -318,9 +318,9 @@ def test_true_pictures_are_perfect_and_noisy_ones_are_not(home, figures, here):
     )
     assert code == 0, told
     dark = json.loads(shown)
-    assert dark["figures"]["edge_recall"]["value"] < 90
+    assert dark["metrics"]["edge_recall"]["value"] < 90
     change = dark["differences"]["edge_f"]
-    assert change["value"] == pytest.approx(dark["figures"]["edge_f"]["value"] - 100) and change["high"] < 0
+    assert change["value"] == pytest.approx(dark["metrics"]["edge_f"]["value"] - 100) and change["high"] < 0
     assert dark["data"]["digest"] != perfect["data"]["digest"]
 
 

@@ -1,4 +1,4 @@
-"""Bootstrap, retrieval, localisation, zero-shot: exact figures on small numbers."""
+"""Bootstrap, retrieval, localisation, zero-shot: exact metrics on small numbers."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from lt.datagen.shards import LtError, Sample, UsageError
 from lt.models.nn.contrastive import Features
 from lt.recipes.evaluate import zero_shot
 from lt.recipes.evaluate.bootstrap import over_seeds, resampled
-from lt.recipes.evaluate.localisation import found, found_figures, on_thing
+from lt.recipes.evaluate.localisation import found, found_metrics, on_thing
 from lt.recipes.evaluate.retrieval import recalls
 
 
@@ -48,23 +48,23 @@ def test_retrieval_with_several_captions():
     owner, numbers = torch.tensor([0, 0, 1]), torch.tensor([10, 11, 12])
     result = recalls(images, texts, numbers, owner)
     assert result.image_ranks.tolist() == [0, 1] and result.text_ranks.tolist() == [0, 1, 0]
-    figures = result.figures()
-    assert figures["image_r1"] == 50 and figures["text_r1"] == pytest.approx(200 / 3) and figures["image_r5"] == 100
+    metrics = result.metrics()
+    assert metrics["image_r1"] == 50 and metrics["text_r1"] == pytest.approx(200 / 3) and metrics["image_r5"] == 100
     expected = (50 + 100 + 100 + 200 / 3 + 100 + 100) / 6
-    assert figures["mean_recall"] == pytest.approx(expected)
+    assert metrics["mean_recall"] == pytest.approx(expected)
     interval = result.intervals()["mean_recall"]
     assert interval.low <= interval.value <= interval.high
 
 
 def test_equal_texts_are_equally_right():
     images, texts = vectors([1, 0], [1, 0.1]), vectors([1, 0], [1, 0])
-    assert recalls(images, texts, torch.tensor([5, 5])).figures()["image_r1"] == 100
-    assert recalls(images, texts, torch.tensor([5, 6])).figures()["image_r1"] == 0
+    assert recalls(images, texts, torch.tensor([5, 5])).metrics()["image_r1"] == 100
+    assert recalls(images, texts, torch.tensor([5, 6])).metrics()["image_r1"] == 0
 
 
 def test_features_that_are_all_the_same_score_nothing():
     same = Features(torch.ones(20, 1, 4) / 2)
-    assert recalls(same, same, torch.arange(20)).figures()["mean_recall"] == 0
+    assert recalls(same, same, torch.arange(20)).metrics()["mean_recall"] == 0
 
 
 def test_token_wise_retrieval_uses_one_similarity_for_each_direction():
@@ -86,8 +86,8 @@ def test_localisation_of_one_thing():
     cells = torch.tensor([[[0, 0, 1.0, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 0]]])
     result = found(patches, words, names, cells)
     assert result.hits.tolist() == [1, 0] and result.chance.tolist() == [0.25, 0.5] and result.rows.tolist() == [0, 0]
-    assert found_figures([result]) == {"found": 50.0, "found_chance": 37.5}
-    assert found_figures([]) == {}
+    assert found_metrics([result]) == {"found": 50.0, "found_chance": 37.5}
+    assert found_metrics([]) == {}
 
 
 def test_a_name_of_two_words_looks_with_both():
@@ -152,5 +152,5 @@ def test_prompts_must_have_a_place_for_the_class(tmp_path):
 
 def test_accuracies_count_ties_against_the_model():
     scored = torch.tensor([[0.9, 0.1, 0.0], [0.5, 0.5, 0.0], [0.0, 0.2, 0.9]])
-    figures = zero_shot.accuracies(scored, np.array([0, 0, 0]))
-    assert figures["top1"].value == pytest.approx(100 / 3) and figures["top5"].value == 100
+    metrics = zero_shot.accuracies(scored, np.array([0, 0, 0]))
+    assert metrics["top1"].value == pytest.approx(100 / 3) and metrics["top5"].value == 100

@@ -90,7 +90,7 @@ def test_accumulation_is_the_large_batch(shards, tmp_path):
     parts = toy.run(shards, tmp_path / "parts", "model.dropout=0", "train.micro=6")
     one, other = toy.losses(tmp_path / "whole"), toy.losses(tmp_path / "parts")
     assert one[1] == pytest.approx(other[1], rel=1e-6) and one[30] == pytest.approx(other[30], rel=1e-3)
-    assert whole.figures["accuracy"] == pytest.approx(parts.figures["accuracy"], abs=0.02)
+    assert whole.metrics["accuracy"] == pytest.approx(parts.metrics["accuracy"], abs=0.02)
 
 
 def test_bf16_trains_and_keeps_fp32_weights(shards, tmp_path):
@@ -105,7 +105,7 @@ def test_bf16_trains_and_keeps_fp32_weights(shards, tmp_path):
 
 def test_the_log_tells_what_was_asked_for(shards, tmp_path):
     outcome = toy.run(shards, tmp_path, "log.every=10", "log.tensorboard=true")
-    assert outcome.status == "done" and outcome.figures["accuracy"] > 0.6
+    assert outcome.status == "done" and outcome.metrics["accuracy"] > 0.6
     lines = read_log(tmp_path, "train")
     assert [line["step"] for line in lines] == [10, 20, 30]
     assert {"loss", "lr", "norm", "accuracy", "bad", "data_s", "compute_s", "samples_per_s"} <= lines[0].keys()
@@ -191,7 +191,7 @@ def test_figures_may_be_read_a_step_late_as_on_a_gpu(shards, tmp_path):
     loop = Loop(run, lambda now: os.kill(os.getpid(), signal.SIGINT) if now.step == 12 else None)
     loop.lag = 1
     stopped = loop.go()
-    assert (stopped.status, stopped.step) == ("stopped", 14), "asked after 12, known with the figures of 13"
+    assert (stopped.status, stopped.step) == ("stopped", 14), "asked after 12, known with the metrics of 13"
     assert len(run.guard.losses) == 14, "none is left unjudged"
     assert toy.run(shards, tmp_path / "late", *settings).status == "done"
     assert toy.losses(tmp_path / "late") == toy.losses(tmp_path / "prompt")

@@ -144,4 +144,4 @@ def test_two_ranks_are_one_rank_and_one_rank_continues_them(shards, tmp_path, pa
         shards, tmp_path / "two", *common, f"train.parallel={parallel}", f"model.trace={tmp_path}/keys-again"
     )
     assert _traces(tmp_path / "keys-again") == _traces(tmp_path / "keys-one")[20:]
-    assert again.figures["loss"] == pytest.approx(alone.figures["loss"], rel=1e-4)
+    assert again.metrics["loss"] == pytest.approx(alone.metrics["loss"], rel=1e-4)

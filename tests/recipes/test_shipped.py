@@ -29,7 +29,7 @@ def test_a_system_ships_all_its_runs_within_the_limit(system):
 def test_a_shipped_run_is_whole_and_says_how_it_was_made(name):
     folder = shipped.located(name)
     record = Record.load(folder)
-    assert record.card and record.data and record.figures and (folder / "log.jsonl").stat().st_size
+    assert record.card and record.data and record.metrics and (folder / "log.jsonl").stat().st_size
     assert record.step == record.settings["train.steps"]
     checkpoints.read_tensors(folder, record, "model")  # the digest is checked here
     recipe = find(record.system)

@@ -65,7 +65,7 @@ def test_export_opens_with_diffusers_and_its_latents_have_unit_variance(run, tmp
         latents = space.encode(pixels)
         rebuilt = space.decode(latents).clamp(-1, 1)
     assert float(latents.std()) == pytest.approx(1, abs=0.01)
-    assert float(psnr(rebuilt, pixels).mean()) == pytest.approx(record.figures["psnr"], abs=0.01)
+    assert float(psnr(rebuilt, pixels).mean()) == pytest.approx(record.metrics["psnr"], abs=0.01)
     assert json.loads((tmp_path / "vae" / "config.json").read_text())["_class_name"] == "AutoencoderKL"
 
 

@@ -114,7 +114,7 @@ class Toy(Objective):
 
     def validate(self, batches) -> Report:
         report = super().validate(batches)
-        return Report(report.figures, report.score, {"grid": np.zeros((4, 4, 3), np.uint8)})
+        return Report(report.metrics, report.score, {"grid": np.zeros((4, 4, 3), np.uint8)})
 
 
 def write_shards(folder: Path, count: int, per_shard: int = 40, seed: int = 0, bad: tuple[int, ...] = ()) -> list[str]:

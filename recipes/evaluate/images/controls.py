@@ -44,7 +44,7 @@ def _near(asked: np.ndarray, edges: np.ndarray, tolerance: float) -> float:
     return float((distance[asked] <= tolerance + 1e-3).mean())
 
 
-def edge_figures(scores: Sequence[tuple[float, float]]) -> dict[str, Interval]:
+def edge_metrics(scores: Sequence[tuple[float, float]]) -> dict[str, Interval]:
     """`edge_f`, `edge_precision` and `edge_recall` in percent: means over pictures with bootstrap intervals.
 
     F is the harmonic mean of a picture's precision and recall: 0 where only one of the two pictures has edges. What cannot
@@ -62,7 +62,7 @@ def edge_figures(scores: Sequence[tuple[float, float]]) -> dict[str, Interval]:
 
 
 def edge_fidelity(drawn: PictureSet) -> tuple[dict[str, Interval], dict[str, int]]:
-    """Figures of the pictures against their own `edge.png`, and what was passed over.
+    """Metrics of the pictures against their own `edge.png`, and what was passed over.
 
     Raises:
         LtError: no picture has an edge map of its size.
@@ -81,7 +81,7 @@ def edge_fidelity(drawn: PictureSet) -> tuple[dict[str, Interval], dict[str, int
             f"No picture of {drawn.where} has an edge map of its size ({_listed(bad)}).",
             "Draw with one (lt sample pangu --controls edge), or leave edge out of --controls.",
         )
-    return edge_figures(scores), bad
+    return edge_metrics(scores), bad
 
 
 def _edge_map(sample: Sample) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`lt eval images`: from drawn pictures and a reference to figures with intervals, and the protocol that they depend on."""
+"""`lt eval images`: from drawn pictures and a reference to metrics with intervals, and the protocol that they depend on."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -66,26 +66,26 @@ def evaluate_images(
     wants_judge = isinstance(extractor, Judge) or judged.keys() & set(controls)
     judge = (extractor if isinstance(extractor, Judge) else Judge.load(note)) if wants_judge else None
     own, other = extract(drawn, extractor, cache), extract(reference, extractor, cache)
-    figures = _distances(own.features, other.features, extractor, note)
+    metrics = _distances(own.features, other.features, extractor, note)
     passed_over = {f"drawn {k}": n for k, n in own.passed_over.items()}
     passed_over |= {f"reference {k}": n for k, n in other.passed_over.items()}
     if clip:
-        figures["clip_score"], bad = clip_score(drawn, clip)
+        metrics["clip_score"], bad = clip_score(drawn, clip)
         passed_over |= {f"clip {k}": n for k, n in bad.items()}
     if "edge" in controls:
         found, bad = edge_fidelity(drawn)
-        figures, passed_over = figures | found, passed_over | {f"edge {k}": n for k, n in bad.items()}
+        metrics, passed_over = metrics | found, passed_over | {f"edge {k}": n for k, n in bad.items()}
     for control in (name for name in judged if name in controls):
         assert judge
         found, bad = judged[control](drawn, reference, judge)
-        figures, passed_over = figures | found, passed_over | {f"{control} {k}": n for k, n in bad.items()}
+        metrics, passed_over = metrics | found, passed_over | {f"{control} {k}": n for k, n in bad.items()}
     protocol = {
         **_compared(drawn, reference, extractor, own.features, other.features, controls),
         "clip": _clip_protocol(clip) if clip else None,
         "controls": _control_protocol(controls, judge),
     }
     data = {"name": drawn.where, "digest": drawn.digest, "reference": reference.where}
-    return Evaluation("images", figures, protocol, data, _drawn_by(drawn), passed_over)
+    return Evaluation("images", metrics, protocol, data, _drawn_by(drawn), passed_over)
 
 
 def _distances(own: np.ndarray, other: np.ndarray, extractor: Extractor, note: Note) -> dict[str, Interval]:
@@ -97,17 +97,17 @@ def _distances(own: np.ndarray, other: np.ndarray, extractor: Extractor, note: N
             f"Draw at least {_FEWEST} (lt sample pangu --count), better some thousands.",
         )
     frechet, kernel = extractor.distances
-    figures: dict[str, Interval] = {}
+    metrics: dict[str, Interval] = {}
     if _kept(fewest) > width:
-        figures[frechet] = with_interval(frechet_distance, own, other)
+        metrics[frechet] = with_interval(frechet_distance, own, other)
     else:
         note(
             f"  {frechet} is left out: {fewest:,} pictures are too few for features of {width:,} numbers; it takes more than "
             f"{-(-width * distances.GROUPS // (distances.GROUPS - 1)):,} of each set."
         )
-    figures[kernel] = with_interval(kernel_distance, own, other)
-    figures["precision"], figures["recall"] = precision_recall(own, other)
-    return figures
+    metrics[kernel] = with_interval(kernel_distance, own, other)
+    metrics["precision"], metrics["recall"] = precision_recall(own, other)
+    return metrics
 
 
 def _kept(count: int) -> int:
@@ -181,15 +181,15 @@ def compare(now: Evaluation, other: Path) -> dict[str, Interval]:
     """
     try:
         before = json.loads(other.read_text(encoding="utf-8"))
-        protocol, figures = before["protocol"], {k: Interval(**v) for k, v in before["figures"].items()}
+        protocol, metrics = before["protocol"], {k: Interval(**v) for k, v in before["metrics"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LtError(f"Cannot read {other}: {error}.", "Want what `lt eval images --json` printed.") from None
     differs = _differences(_flat(protocol), _flat(json.loads(json.dumps(now.protocol))))
     if differs:
         raise LtError(
-            f"The figures of {other} cannot be compared with these: {'; '.join(differs)}.", "Measure both alike."
+            f"The metrics of {other} cannot be compared with these: {'; '.join(differs)}.", "Measure both alike."
         )
-    return {name: _difference(now.figures[name], figures[name]) for name in now.figures if name in figures}
+    return {name: _difference(now.metrics[name], metrics[name]) for name in now.metrics if name in metrics}
 
 
 def _difference(now: Interval, before: Interval) -> Interval:

@@ -100,7 +100,7 @@ def test_progress_counts_up(out):
     seen: list[tuple[int, int]] = []
 
     def show(state: RunState) -> None:
-        seen.append((state.done, sum(figures.kept for figures in state.stages)))
+        seen.append((state.done, sum(metrics.kept for metrics in state.stages)))
 
     run_pipeline(tiny(), out, workers=0, on_progress=show)
     assert seen == sorted(seen) and seen[-1] == (4, 42 + 42 + 33 + 33)
@@ -117,7 +117,7 @@ def test_a_key_of_an_earlier_shard_becomes_a_reject(out):
     assert sorted(digests(out)) == ["shard-000000.tar"]  # the lowest shard keeps a key; nothing is left of the others
     reject = next(reject for reject in all_rejects(out) if reject.reason == "duplicate-key")
     assert reject.stage == "unique" and reject.detail == "shard-000000.tar holds this key too"
-    assert [(figures.name, figures.kept) for figures in manifest_of(out).stages][-1] == ("unique", 6)
+    assert [(metrics.name, metrics.kept) for metrics in manifest_of(out).stages][-1] == ("unique", 6)
     assert run_pipeline(pipeline, out, workers=0).nothing_to_do
 
 
@@ -253,7 +253,7 @@ def test_other_code_is_refused_by_name(out, monkeypatch):
 def test_code_that_changes_under_a_run_stops_its_tasks(out, monkeypatch):
     plan = make_plan(tiny(tasks=1))
     monkeypatch.setattr("lt.datagen.engine.code._version_of", lambda module: "0.1.0+22222222")
-    outcome = run_task(plan.pipeline, plan.tasks[0], out, lambda figures: None)
+    outcome = run_task(plan.pipeline, plan.tasks[0], out, lambda metrics: None)
     assert outcome.kind == "refused" and outcome.error == "The code of tiny is not the one that this run began with."
     assert not digests(out)
 

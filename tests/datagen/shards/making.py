@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from lt.datagen.shards import Reject, Sample, ShardWriter
-from lt.datagen.shards.manifest import Manifest, ShardEntry, StageFigures, add_stage_figures, shard_name
+from lt.datagen.shards.manifest import Manifest, ShardEntry, StageMetrics, add_stage_metrics, shard_name
 
 RNG = np.random.default_rng(0)
 
@@ -34,18 +34,18 @@ def build(folder: Path, *shards: list[Sample | Reject], **manifest) -> Manifest:
     fields: set[str] = set()
     for number, items in enumerate(shards):
         with ShardWriter(folder / shard_name(number), durable=False) as writer:
-            figures = StageFigures(name="make", seconds=1.0)
+            metrics = StageMetrics(name="make", seconds=1.0)
             for item in items:
                 if isinstance(item, Reject):
                     writer.reject(item)
-                    figures.rejected[item.reason] = figures.rejected.get(item.reason, 0) + 1
+                    metrics.rejected[item.reason] = metrics.rejected.get(item.reason, 0) + 1
                 else:
                     writer.write(item)
-                    figures.kept += 1
-            writer.stages = [figures]
+                    metrics.kept += 1
+            writer.stages = [metrics]
         assert writer.sidecar is not None
         fields.update(writer.sidecar.fields)
-        made.stages = add_stage_figures(made.stages, [figures])
+        made.stages = add_stage_metrics(made.stages, [metrics])
         for reject in writer.rejects:
             made.rejected[reject.reason] = made.rejected.get(reject.reason, 0) + 1
         if writer.sidecar.count:

@@ -10,7 +10,7 @@ import pytest
 
 from lt.datagen.shards import Reject, Sample, ShardWriter, open_shards
 from lt.datagen.shards.compose import composite
-from lt.datagen.shards.manifest import Manifest, ShardEntry, StageFigures
+from lt.datagen.shards.manifest import Manifest, ShardEntry, StageMetrics
 from lt.datagen.shards.page import build_page
 
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1> </script> a koala"
@@ -45,7 +45,7 @@ def write_folder(folder: Path, count: int) -> None:
             writer.write(scene(number))
         for number in range(3):
             writer.reject(Reject(f"bad-{number}", "too-small", HOSTILE, 0.25 * number, "filters"))
-        writer.stages = [StageFigures(name="scenes", kept=count, rejected={"too-small": 3}, seconds=1.5)]
+        writer.stages = [StageMetrics(name="scenes", kept=count, rejected={"too-small": 3}, seconds=1.5)]
     sidecar = writer.sidecar
     assert sidecar
     entry = ShardEntry(name=sidecar.shard, count=sidecar.count, bytes=sidecar.bytes, sha256=sidecar.sha256)

@@ -96,8 +96,8 @@ def test_info_of_our_folder(folder):
     assert info.bytes == sum(path.stat().st_size for path in folder.glob("*.tar"))
     assert info.rejected == {"too-small": 1} and info.licences == ["CC0-1.0"] and info.settings == SETTINGS
     assert [(stage.name, stage.kept, stage.seconds) for stage in info.stages] == [("make", 2, 2.0)]
-    figures = {field.name: (field.samples, field.known) for field in info.fields}
-    assert figures == {"png": (2, True), "json": (2, True), "txt": (1, True)}
+    metrics = {field.name: (field.samples, field.known) for field in info.fields}
+    assert metrics == {"png": (2, True), "json": (2, True), "txt": (1, True)}
     shards = open_shards(folder)
     assert {f.name: f.bytes for f in info.fields}["json"] == sum(len(sample.encoded("json")) for sample in shards)
 

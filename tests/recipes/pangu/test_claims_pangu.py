@@ -48,27 +48,27 @@ def test_fine_energy_is_that_of_the_higher_frequencies():
     assert fine_energy(torch.cat([fine, coarse])) == pytest.approx(fine_energy(fine) / 2, rel=1e-4)
 
 
-def figures(**known: float) -> list[Measures]:
+def metrics(**known: float) -> list[Measures]:
     """Three seeds alike."""
     return [{name: Measured(value) for name, value in known.items()}] * 3
 
 
 def evidence(**better: list[Measures]) -> Evidence:
     """Every model draws alike, except for those that are named."""
-    alike = figures(fd=2.0, fine=80.0, text=50.0, pck=50.0, both=30.0, draw_seconds=1.0, samples=100.0)
+    alike = metrics(fd=2.0, fine=80.0, text=50.0, pck=50.0, both=30.0, draw_seconds=1.0, samples=100.0)
     return Evidence({one.name: alike for one in (*STUDY.variants, *STUDY.joints)} | better)
 
 
 def test_claims_are_judged_by_their_rules():
     hopeful = {
-        "small-structure": figures(fd=3.0),
-        "mixed-halves": figures(fd=1.0, fine=95.0),
-        "coop-half": figures(text=60.0, pck=60.0, both=41.0),
-        "handed-over": figures(fd=0.9, fine=80.0),
+        "small-structure": metrics(fd=3.0),
+        "mixed-halves": metrics(fd=1.0, fine=95.0),
+        "coop-half": metrics(text=60.0, pck=60.0, both=41.0),
+        "handed-over": metrics(fd=0.9, fine=80.0),
     }
     for better, verdict in (
         (hopeful, "confirmed"),
-        ({**hopeful, "handed-over": figures(fd=1.5, fine=80.0)}, "contradicted"),
+        ({**hopeful, "handed-over": metrics(fd=1.5, fine=80.0)}, "contradicted"),
     ):
         verdicts = {claim.name: claim.judge(evidence(**better)).verdict for claim in STUDY.claims}
         assert verdicts == {claim.name: "confirmed" for claim in STUDY.claims} | {"hand-over": verdict}

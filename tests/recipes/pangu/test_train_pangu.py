@@ -69,7 +69,7 @@ def test_the_fixed_loss_depends_on_the_weights_alone(here):
     def loss(groups) -> float:
         batches = [{**default_collate([rows[i] for i in group]), "key": list(group)} for group in groups]
         with torch.no_grad():
-            return objective.validate(batches).figures["loss"]
+            return objective.validate(batches).metrics["loss"]
 
     assert loss([range(8)]) == pytest.approx(loss([range(3), range(3, 8)]), rel=1e-5)
 
