@@ -25,11 +25,13 @@ import torch
 
 from lt.datagen.shards import Sample, ShardWriter, open_shards
 from lt.recipes import registry
-from lt.recipes.batches import Examples, Order, ShardSet, training_loader
 from lt.recipes.contrastive.settings import TextSettings
 from lt.recipes.contrastive.texts import make_tokenizer
-from lt.recipes.loop import train
-from lt.recipes.plan import make_plan
+from lt.recipes.training.loader import Examples, training_loader
+from lt.recipes.training.loop import train
+from lt.recipes.training.order import Order
+from lt.recipes.training.plan import make_plan
+from lt.recipes.training.shards import ShardSet
 from lt.recipes.worlds import scenes
 
 BATCH, LENGTH, WARM = 128, 40, 5

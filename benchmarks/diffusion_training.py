@@ -31,9 +31,9 @@ from lt.models.nn.captions import TOKENS, small_text_encoder
 from lt.models.nn.unet import TINY
 from lt.recipes import registry
 from lt.recipes.diffusion.texts import LENGTH, world_tokenizer
-from lt.recipes.loop import train
 from lt.recipes.pangu.data import Row
-from lt.recipes.plan import Plan, make_plan, open_data
+from lt.recipes.training.loop import train
+from lt.recipes.training.plan import Plan, make_plan, open_data
 from lt.recipes.worlds import made
 
 BATCH, WARM, RATE, EMA = 32, 5, 4e-4, 0.999

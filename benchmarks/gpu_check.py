@@ -27,8 +27,8 @@ from lt.models.nn.diffusion import Denoiser, Guided, NoiseSchedule
 from lt.models.nn.sampling import make_scheduler, sample
 from lt.models.nn.unet import PANGU, SD15, TINY, TextUNet, UNetShape
 from lt.recipes.config import TrainSettings
-from lt.recipes.ema import Ema
-from lt.recipes.optim import make_optimizer
+from lt.recipes.training.ema import Ema
+from lt.recipes.training.optim import make_optimizer
 
 WARMUP, STEPS = 3, 10
 LOSS_BATCH, PATCHES, WORDS, WIDTH = 4096, 49, 32, 256

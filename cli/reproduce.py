@@ -11,8 +11,8 @@ import typer
 from lt.cli.output import JsonOption, note, print_json, print_table
 
 if TYPE_CHECKING:
-    from lt.recipes.loop import Progress
     from lt.recipes.reproduce import Result
+    from lt.recipes.training.loop import Progress
 
 
 def reproduce(

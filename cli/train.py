@@ -10,8 +10,8 @@ import typer
 from lt.cli.output import JsonOption, note, print_json
 
 if TYPE_CHECKING:
-    from lt.recipes.loop import Outcome, Progress
-    from lt.recipes.plan import Plan
+    from lt.recipes.training.loop import Outcome, Progress
+    from lt.recipes.training.plan import Plan
 
 
 def train(
@@ -38,8 +38,8 @@ def train(
 ) -> None:
     """Train a system. On a laptop, with nothing else said: its tiny preset on a built-in world."""
     from lt.recipes import registry
-    from lt.recipes.parallel import leave_ranks
-    from lt.recipes.plan import completing, make_plan, missing_first
+    from lt.recipes.training.parallel import leave_ranks
+    from lt.recipes.training.plan import completing, make_plan, missing_first
 
     given = {"data.train": f"[{','.join(data)}]" if data else None, "train.steps": steps, "train.seed": seed}
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None] + settings
@@ -78,7 +78,7 @@ def _show(plan: "Plan", as_json: bool) -> None:
 def _dry_run(plan: "Plan", as_json: bool) -> None:
     from dataclasses import asdict
 
-    from lt.recipes.loop import dry_run
+    from lt.recipes.training.loop import dry_run
 
     estimate = dry_run(plan, note)
     if as_json:
@@ -86,15 +86,15 @@ def _dry_run(plan: "Plan", as_json: bool) -> None:
 
 
 def _export(plan: "Plan", folder: Path) -> None:
-    from lt.recipes import checkpoints
+    from lt.recipes.training import checkpoints
 
     checkpoints.export(plan.out, folder)
     note(f"{plan.out} is written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}.")
 
 
 def _train(plan: "Plan", resume: bool, as_json: bool) -> None:
-    from lt.recipes.loop import train
-    from lt.recipes.parallel import leave_ranks
+    from lt.recipes.training.loop import train
+    from lt.recipes.training.parallel import leave_ranks
 
     with _progress_bar() as watch:
         outcome = train(plan, note, watch, resume)

@@ -8,7 +8,7 @@ from typing import Any
 
 from lt.datagen.shards.errors import UsageError
 from lt.recipes.config import Settings, nearest
-from lt.recipes.objective import Objective
+from lt.recipes.training.objective import Objective
 
 Note = Callable[[str], None]
 Shards = tuple[list[str], str]

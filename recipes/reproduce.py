@@ -28,12 +28,12 @@ import torch
 
 from lt.datagen.shards import LtError, open_shards
 from lt.datagen.shards.storage import write_json
-from lt.recipes import checkpoints
-from lt.recipes.checkpoints import Record
 from lt.recipes.claims import Claim, Evidence, Joint, Measured, Measures, Study, Table, Variant, find_study
-from lt.recipes.loop import Progress, train
-from lt.recipes.plan import make_plan
 from lt.recipes.registry import Note, find
+from lt.recipes.training import checkpoints
+from lt.recipes.training.checkpoints import Record
+from lt.recipes.training.loop import Progress, train
+from lt.recipes.training.plan import make_plan
 
 MEASURES = "measures.json"
 Watch = Callable[[str, Progress], None]

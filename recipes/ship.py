@@ -10,10 +10,10 @@ from torch import Tensor
 
 from lt.datagen.shards import LtError
 from lt.datagen.shards.storage import digest_of_file, write_json
-from lt.recipes import checkpoints
-from lt.recipes.objective import Objective
 from lt.recipes.registry import find
 from lt.recipes.shipped import RUNS, SCHEME, weights_folder
+from lt.recipes.training import checkpoints
+from lt.recipes.training.objective import Objective
 
 LIMIT = 8_000_000
 """Bytes of one system's shipped weights."""

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 
 from lt.datagen.shards import Sample, open_shards
 from lt.models.nn.contrastive import Features, image_similarity, text_similarity
-from lt.recipes.batches import Examples, Order, ShardSet
 from lt.recipes.claims import Measured, Measures
 from lt.recipes.contrastive.objective import ContrastiveObjective
 from lt.recipes.evaluate import zero_shot
@@ -18,8 +17,11 @@ from lt.recipes.evaluate.bootstrap import resampled
 from lt.recipes.evaluate.features import BATCH, Encoder
 from lt.recipes.evaluate.localisation import found, on_thing
 from lt.recipes.evaluate.retrieval import recalls
-from lt.recipes.logging import read_log
-from lt.recipes.objective import Batch
+from lt.recipes.training.loader import Examples
+from lt.recipes.training.logging import read_log
+from lt.recipes.training.objective import Batch
+from lt.recipes.training.order import Order
+from lt.recipes.training.shards import ShardSet
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from lt.recipes.contrastive.pairs import Pair
 from lt.recipes.contrastive.settings import ContrastiveSettings, HeadSettings
 from lt.recipes.evaluate.localisation import Found, found, found_metrics
 from lt.recipes.evaluate.retrieval import recalls
-from lt.recipes.objective import Batch, Metrics, Objective, Parallel, Report
+from lt.recipes.training.objective import Batch, Metrics, Objective, Parallel, Report
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)

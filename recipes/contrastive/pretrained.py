@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lt.datagen.shards import LtError
 from lt.models.nn.dual import DualEncoder, openai_state
 from lt.models.nn.timm_tower import TimmTower
-from lt.recipes import checkpoints
+from lt.recipes.training import checkpoints
 
 _PREFIX = "image_tower."
 

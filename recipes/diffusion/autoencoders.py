@@ -8,10 +8,10 @@ from typing import Any
 from lt.datagen.shards import LtError
 from lt.datagen.shards.storage import digest_of, digest_of_file
 from lt.models.nn.autoencoder import AutoencoderSpace
-from lt.recipes import checkpoints
-from lt.recipes.checkpoints import Record
 from lt.recipes.diffusion.quiet import without_bars
 from lt.recipes.shipped import located
+from lt.recipes.training import checkpoints
+from lt.recipes.training.checkpoints import Record
 from lt.recipes.vae.objective import VaeObjective
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"

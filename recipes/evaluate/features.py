@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from lt.datagen.shards import LtError, SampleError
 from lt.datagen.shards.storage import TEMP_MARK, digest_of, lt_home
 from lt.models.nn.contrastive import Features
-from lt.recipes import checkpoints
-from lt.recipes.checkpoints import Record
 from lt.recipes.contrastive.objective import ContrastiveObjective, normalised
 from lt.recipes.evaluate.readers import Collection
+from lt.recipes.training import checkpoints
+from lt.recipes.training.checkpoints import Record
 
 _CACHE_VERSION = 1
 BATCH = 64

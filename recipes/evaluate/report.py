@@ -10,7 +10,6 @@ import torch
 
 from lt.datagen.shards import LtError, UsageError
 from lt.models.nn.contrastive import Features
-from lt.recipes.checkpoints import versions
 from lt.recipes.contrastive.pairs import text_number
 from lt.recipes.evaluate import zero_shot
 from lt.recipes.evaluate.bootstrap import Interval
@@ -18,6 +17,7 @@ from lt.recipes.evaluate.features import Encoder, Pictures, encode_pictures
 from lt.recipes.evaluate.readers import Collection, Item
 from lt.recipes.evaluate.retrieval import recalls
 from lt.recipes.registry import Note
+from lt.recipes.training.checkpoints import versions
 
 _SAID_AT_MOST = 3
 

@@ -25,8 +25,8 @@ from lt.recipes.config import Section, Settings
 from lt.recipes.diffusion.pictures import channels_first, fitted, to_signed
 from lt.recipes.judge.labels import ATTRIBUTES, IN_EVERY_WORDING, SIDES, described
 from lt.recipes.judge.measures import points_found
-from lt.recipes.objective import Batch, Metrics, Objective, Report
 from lt.recipes.registry import Note, Recipe
+from lt.recipes.training.objective import Batch, Metrics, Objective, Report
 from lt.recipes.worlds import figures
 
 UNSEEN = -1

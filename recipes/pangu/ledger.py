@@ -15,7 +15,7 @@ from lt.models.nn.unet import PANGU, multiply_adds
 from lt.models.pangu import SCHEMES, LedgerRow, TrainingStage, device_hours, images_used, ledger
 from lt.recipes.claims import Measures, Table
 from lt.recipes.diffusion.pictures import Size
-from lt.recipes.logging import read_log
+from lt.recipes.training.logging import read_log
 
 RATE = 0.4 * 312e12 / 2
 """Multiply-adds a second."""

@@ -25,10 +25,10 @@ from lt.recipes.evaluate.images.distances import frechet_distance
 from lt.recipes.evaluate.images.judge import Judge, true_points
 from lt.recipes.judge.labels import described
 from lt.recipes.judge.measures import points_found
-from lt.recipes.logging import read_log
 from lt.recipes.pangu import painters
 from lt.recipes.pangu.miniature import HIGH, LOW, Orders
 from lt.recipes.pangu.painters import Painter
+from lt.recipes.training.logging import read_log
 
 STEPS, GUIDANCE = 20, 3.0
 JUDGE, SPACE = "judge", "vae-a"

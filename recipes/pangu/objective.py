@@ -27,7 +27,6 @@ from lt.models.nn.pipelines import stable_diffusion_pipeline
 from lt.models.nn.sampling import Solver, make_scheduler
 from lt.models.nn.unet import TextUNet, UNetShape, multiply_adds
 from lt.models.pangu import SizeBuckets
-from lt.recipes import checkpoints
 from lt.recipes.diffusion import autoencoders
 from lt.recipes.diffusion.cache import bucket_of
 from lt.recipes.diffusion.controls import STORED
@@ -44,11 +43,12 @@ from lt.recipes.diffusion.texts import (
     world_tokenizer,
 )
 from lt.recipes.diffusion.unets import is_pipeline, load_unet
-from lt.recipes.objective import Batch, Metrics, Objective, Report
 from lt.recipes.pangu import data
 from lt.recipes.pangu.data import SEED, Row
 from lt.recipes.pangu.settings import UNETS, ModelSettings, PanguSettings
 from lt.recipes.registry import Need, Recipe
+from lt.recipes.training import checkpoints
+from lt.recipes.training.objective import Batch, Metrics, Objective, Report
 
 POINTS = 8
 """Timesteps at which the validation loss is taken."""

@@ -20,13 +20,13 @@ from lt.models.nn.control import HINT
 from lt.models.nn.diffusion import Denoiser
 from lt.models.nn.sampling import make_scheduler
 from lt.models.pangu import TimeDecoupled
-from lt.recipes import checkpoints
-from lt.recipes.checkpoints import Record
 from lt.recipes.diffusion.quiet import without_bars
 from lt.recipes.diffusion.unets import INDEX, is_pipeline
 from lt.recipes.pangu.objective import PanguObjective, restore
 from lt.recipes.shipped import located as named
 from lt.recipes.shipped import present
+from lt.recipes.training import checkpoints
+from lt.recipes.training.checkpoints import Record
 
 PAPER_GUIDANCE = 6.0
 GUIDANCE = {"tiny": 3.0, "tiny-whole": 3.0}

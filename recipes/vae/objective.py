@@ -19,8 +19,8 @@ from lt.models.nn.autoencoder import autoencoder_loss, small_autoencoder
 from lt.recipes.config import Section, Settings
 from lt.recipes.diffusion.pictures import channels_first, fitted, sheet, to_bytes, to_signed
 from lt.recipes.diffusion.worlds import WorldSettings, build
-from lt.recipes.objective import Batch, Metrics, Objective, Report
 from lt.recipes.registry import Recipe
+from lt.recipes.training.objective import Batch, Metrics, Objective, Report
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lt.recipes.config import TrainSettings
 from lt.recipes.filip.objective import FilipSettings, ModelSettings, make_objective
-from lt.recipes.parallel import DataParallel, make_accelerator
+from lt.recipes.training.parallel import DataParallel, make_accelerator
 
 HEADS = {
     "token-wise": ModelSettings(),

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from lt.recipes import registry
-from lt.recipes.loop import Outcome, train
-from lt.recipes.plan import make_plan
+from lt.recipes.training.loop import Outcome, train
+from lt.recipes.training.plan import make_plan
 
 WORLD = ("world.figures=40", "world.scenes=16", "world.test=8", "data.workers=0", "log.tensorboard=false")
 SHORT = ("train.steps=6", "train.batch=8", "train.warmup=2", "log.every=1", "log.validate_every=3", "log.save_every=3")

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from lt.datagen.shards import LtError, Sample, ShardError
 from lt.datagen.shards.manifest import Sidecar
-from lt.recipes import batches
-from lt.recipes.batches import Examples, Order, ShardSet, Validation, micro_size, share, training_loader
+from lt.recipes.training import loader
+from lt.recipes.training.loader import Examples, Validation, training_loader
+from lt.recipes.training.order import Order, micro_size, share
+from lt.recipes.training.shards import ShardSet
 
 SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=12).filter(sum)
 
@@ -223,7 +225,7 @@ def test_a_store_that_does_not_answer_is_asked_again_and_then_stops_the_run(shar
         return read(shard, index)
 
     monkeypatch.setattr(found, "read", unreliable)
-    monkeypatch.setattr(batches.time, "sleep", naps.append)
+    monkeypatch.setattr(loader.time, "sleep", naps.append)
     assert len(_rows(Examples(found, Order(found.sizes), toy.Crop()), [range(3)], 0)[0]) == 3
     assert naps == [1, 5]
     answers = iter([ShardError("gone")] * 9)

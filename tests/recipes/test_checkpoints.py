@@ -10,11 +10,12 @@ import toy
 from torch import nn
 
 from lt.datagen.shards.errors import LtError
-from lt.recipes import checkpoints, registry
-from lt.recipes.checkpoints import Record
+from lt.recipes import registry
 from lt.recipes.config import flat, resolve
-from lt.recipes.objective import Objective
-from lt.recipes.optim import Lamb
+from lt.recipes.training import checkpoints
+from lt.recipes.training.checkpoints import Record
+from lt.recipes.training.objective import Objective
+from lt.recipes.training.optim import Lamb
 
 SETTINGS = resolve(toy.ToySettings).settings
 

@@ -13,11 +13,11 @@ import toy
 import toy_study
 
 from lt.datagen.shards import LtError, UsageError
-from lt.recipes import checkpoints
 from lt.recipes import reproduce as reproduction
 from lt.recipes.claims import Claim, Evidence, Finding, Measured, Study, Variant, above, all_of, below, find_study
 from lt.recipes.evaluate.bootstrap import Interval
-from lt.recipes.logging import read_log
+from lt.recipes.training import checkpoints
+from lt.recipes.training.logging import read_log
 
 
 def runs(*values, error=0.0):

@@ -8,7 +8,7 @@ import toy
 from lt.datagen.shards.errors import LtError, UsageError
 from lt.recipes import registry
 from lt.recipes.config import CARD_HEADER, Card, differences, fields_of, flat, read_card, resolve, show
-from lt.recipes.plan import make_plan
+from lt.recipes.training.plan import make_plan
 
 CARD = Card("mine", "", {"train": {"lr": "3e-4", "betas": [0.8, 0.9]}, "model": {"width": 4}})
 

@@ -12,14 +12,15 @@ from safetensors.torch import save_file
 from lt.cli import app
 from lt.datagen.shards import LtError
 from lt.datagen.shards.codec import decode_image
-from lt.recipes import checkpoints, registry
+from lt.recipes import registry
 from lt.recipes.config import read_card, resolve
 from lt.recipes.contrastive.export import clip_names
 from lt.recipes.contrastive.pretrained import load_image_tower
 from lt.recipes.evaluate.features import Encoder
 from lt.recipes.filip.objective import FilipSettings
-from lt.recipes.logging import read_log
-from lt.recipes.optim import make_optimizer
+from lt.recipes.training import checkpoints
+from lt.recipes.training.logging import read_log
+from lt.recipes.training.optim import make_optimizer
 
 SMALL = ["world.train=48", "world.test=32", "data.workers=0", "train.batch=16", "log.tensorboard=false"]
 
@@ -155,7 +156,9 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(filip, folder):
 
 
 def _gradients(objective, micro: int, folder: Path) -> dict[str, torch.Tensor]:
-    from lt.recipes.batches import Examples, Order, ShardSet
+    from lt.recipes.training.loader import Examples
+    from lt.recipes.training.order import Order
+    from lt.recipes.training.shards import ShardSet
 
     shards = ShardSet.of([str(folder / "data" / "scenes-train-64px-48")])
     examples = Examples(shards, Order(shards.sizes, seed=1, window=48), objective.example())

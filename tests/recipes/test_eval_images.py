@@ -29,8 +29,8 @@ from lt.recipes.evaluate.images.pictures import PictureSet, extract
 from lt.recipes.judge.labels import ATTRIBUTES, IN_EVERY_WORDING, described
 from lt.recipes.judge.measures import points_found
 from lt.recipes.judge.objective import Row, mirrored
-from lt.recipes.loop import train
-from lt.recipes.plan import make_plan
+from lt.recipes.training.loop import train
+from lt.recipes.training.plan import make_plan
 
 rng = np.random.default_rng(0)
 
@@ -190,7 +190,7 @@ def figures(home) -> list[Sample]:
 
 
 def test_the_judge_learns_and_stores_its_held_out_accuracy(home, judge):
-    from lt.recipes.logging import read_log
+    from lt.recipes.training.logging import read_log
 
     losses = [line["loss"] for line in read_log(home / "run", "train")]
     assert losses[-1] < losses[0]

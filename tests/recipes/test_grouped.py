@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lt.datagen.shards import LtError, Sample, ShardWriter
-from lt.recipes.batches import Examples, Order, ShardSet, Validation, share, training_loader
-from lt.recipes.grouped import GroupedOrder
+from lt.recipes.training.grouped import GroupedOrder
+from lt.recipes.training.loader import Examples, Validation, training_loader
+from lt.recipes.training.order import Order, share
+from lt.recipes.training.shards import ShardSet
 
 GROUPS = st.lists(st.lists(st.integers(0, 3), max_size=30), min_size=1, max_size=6)
 

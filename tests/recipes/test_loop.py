@@ -11,15 +11,15 @@ import toy
 from torch import nn
 
 from lt.datagen.shards.errors import LtError
-from lt.recipes import checkpoints
 from lt.recipes.config import TrainSettings
-from lt.recipes.ema import Ema
-from lt.recipes.guard import Interruption, SpikeGuard
-from lt.recipes.logging import read_log
-from lt.recipes.loop import Loop, dry_run, train
-from lt.recipes.objective import Objective
-from lt.recipes.optim import Lamb, make_optimizer, rate, set_rate
-from lt.recipes.run import Run
+from lt.recipes.training import checkpoints
+from lt.recipes.training.ema import Ema
+from lt.recipes.training.guard import Interruption, SpikeGuard
+from lt.recipes.training.logging import read_log
+from lt.recipes.training.loop import Loop, dry_run, train
+from lt.recipes.training.objective import Objective
+from lt.recipes.training.optim import Lamb, make_optimizer, rate, set_rate
+from lt.recipes.training.run import Run
 
 
 def test_the_rate_is_a_function_of_the_step():

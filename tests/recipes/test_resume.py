@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import toy
 
-from lt.recipes import checkpoints
+from lt.recipes.training import checkpoints
 
 STEPS = 200
 SETTINGS = (f"train.steps={STEPS}", "log.save_every=7", "log.validate_every=50", "train.ema=0.99", "train.micro=12")

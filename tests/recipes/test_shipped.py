@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 
 from lt.datagen.shards import LtError
-from lt.recipes import checkpoints, shipped
-from lt.recipes.checkpoints import Record
+from lt.recipes import shipped
 from lt.recipes.config import differences, flat, read_card, resolve
 from lt.recipes.contrastive.measures import retrieval, run_through
 from lt.recipes.evaluate.features import Encoder
 from lt.recipes.registry import find
 from lt.recipes.ship import LIMIT, TRAINED_AS
+from lt.recipes.training import checkpoints
+from lt.recipes.training.checkpoints import Record
 from lt.recipes.worlds import scenes
 
 SHIPPING = [system for system in shipped.RUNS if shipped.weights_folder(system).is_dir()]

@@ -12,9 +12,9 @@ from PIL import Image
 
 from lt.datagen.shards import LtError
 from lt.models.nn.autoencoder import AutoencoderSpace
-from lt.recipes import checkpoints
 from lt.recipes.diffusion.pictures import fitted, sheet, to_bytes, to_signed
-from lt.recipes.logging import read_log
+from lt.recipes.training import checkpoints
+from lt.recipes.training.logging import read_log
 from lt.recipes.vae.objective import VaeObjective, VaeSettings, psnr
 
 LT = Path(sys.executable).with_name("lt")

@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from lt.datagen.shards import Sample, SampleError, ShardWriter
-from lt.recipes import checkpoints
 from lt.recipes.config import Section, Settings, free
-from lt.recipes.logging import read_log
-from lt.recipes.loop import Outcome, train
-from lt.recipes.objective import Batch, Objective, Report
-from lt.recipes.plan import Plan, make_plan
 from lt.recipes.registry import Recipe
+from lt.recipes.training import checkpoints
+from lt.recipes.training.logging import read_log
+from lt.recipes.training.loop import Outcome, train
+from lt.recipes.training.objective import Batch, Objective, Report
+from lt.recipes.training.plan import Plan, make_plan
 
 COLOURS = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200], [200, 200, 30]], np.uint8)
 SIDE = 16

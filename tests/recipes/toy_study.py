@@ -10,8 +10,8 @@ from pathlib import Path
 from lt.datagen.shards import LtError
 from lt.recipes import registry
 from lt.recipes.claims import Claim, Evidence, Finding, Joint, Measured, Measures, Study, Variant, above
-from lt.recipes.logging import read_log
 from lt.recipes.reproduce import Trial, side_by_side
+from lt.recipes.training.logging import read_log
 
 registry.SYSTEMS.setdefault("toy", "toy")
 

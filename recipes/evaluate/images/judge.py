@@ -22,8 +22,6 @@ from lt.datagen.sources.figures import FiguresSource
 from lt.datagen.sources.numbered import made_from
 from lt.models.nn import judge as network
 from lt.models.nn.judge import Looked, found_points
-from lt.recipes import checkpoints
-from lt.recipes.checkpoints import Record
 from lt.recipes.config import flat
 from lt.recipes.diffusion.pictures import channels_first, fitted, to_signed
 from lt.recipes.evaluate.bootstrap import Interval, resampled
@@ -31,9 +29,11 @@ from lt.recipes.judge import labels, objective
 from lt.recipes.judge.labels import ATTRIBUTES, IN_EVERY_WORDING, described
 from lt.recipes.judge.measures import NEAR, points_found
 from lt.recipes.judge.objective import JudgeObjective
-from lt.recipes.loop import train
-from lt.recipes.plan import Plan, is_finished, make_plan
 from lt.recipes.registry import Note
+from lt.recipes.training import checkpoints
+from lt.recipes.training.checkpoints import Record
+from lt.recipes.training.loop import train
+from lt.recipes.training.plan import Plan, is_finished, make_plan
 
 _BATCH = 64
 

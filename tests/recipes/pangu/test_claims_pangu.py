@@ -8,16 +8,16 @@ from typer.testing import CliRunner
 
 from lt.cli.app import app
 from lt.datagen.shards import UsageError, open_shards
-from lt.recipes import checkpoints
 from lt.recipes.claims import Evidence, Measured, Measures
-from lt.recipes.loop import train
 from lt.recipes.pangu import claims as study
 from lt.recipes.pangu import ledger, measures
 from lt.recipes.pangu.claims import HALF, HALF_LOW, STUDY, WHOLE
 from lt.recipes.pangu.measures import fine_energy
 from lt.recipes.pangu.miniature import HIGH, LOW, shrunk
-from lt.recipes.plan import make_plan
 from lt.recipes.registry import find
+from lt.recipes.training import checkpoints
+from lt.recipes.training.loop import train
+from lt.recipes.training.plan import make_plan
 
 
 def test_the_small_world_has_small_pictures_by_chance_and_says_what_is_worn(tmp_path, monkeypatch):

@@ -11,10 +11,10 @@ from lt.cli.app import app
 from lt.datagen.shards import LtError, open_shards
 from lt.models.nn.unet import UNetShape
 from lt.recipes import registry
-from lt.recipes.loop import train
 from lt.recipes.pangu.objective import PanguObjective, restore
 from lt.recipes.pangu.settings import UNETS
-from lt.recipes.plan import make_plan
+from lt.recipes.training.loop import train
+from lt.recipes.training.plan import make_plan
 
 SHAPE = UNetShape(16, (32, 32), (1, 0), (2, 2), text_width=32, layers=1, linear_projection=False, groups=8)
 

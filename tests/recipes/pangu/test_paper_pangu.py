@@ -14,17 +14,18 @@ from lt.datagen.shards import LtError, Sample, ShardWriter, UsageError, open_sha
 from lt.models.nn.autoencoder import small_autoencoder
 from lt.models.nn.unet import PANGU, multiply_adds
 from lt.models.pangu import BUCKETS_512, BUCKETS_1024, bilingual_condition
-from lt.recipes import checkpoints, registry
+from lt.recipes import registry
 from lt.recipes.config import read_card, resolve
 from lt.recipes.diffusion.texts import hugging_face_tokenizer, load_text_encoders, text_digest, world_tokenizer
-from lt.recipes.estimate import Size
-from lt.recipes.loop import dry_run, train
 from lt.recipes.pangu import painters
 from lt.recipes.pangu import settings as pangu_settings
 from lt.recipes.pangu.objective import PanguObjective, restore
 from lt.recipes.pangu.requests import PromptSource
 from lt.recipes.pangu.sample import Draw, make_pipeline
-from lt.recipes.plan import make_plan
+from lt.recipes.training import checkpoints
+from lt.recipes.training.estimate import Size
+from lt.recipes.training.loop import dry_run, train
+from lt.recipes.training.plan import make_plan
 
 SIZES = ((48, 80), (64, 64), (80, 48))
 SMALL = replace(

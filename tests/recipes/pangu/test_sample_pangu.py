@@ -13,12 +13,13 @@ from PIL import Image
 
 from lt.datagen.engine.run import run_pipeline
 from lt.datagen.shards import LtError, open_shards
-from lt.recipes import checkpoints, registry
-from lt.recipes.loop import train
+from lt.recipes import registry
 from lt.recipes.pangu import painters
 from lt.recipes.pangu.requests import PromptSource
 from lt.recipes.pangu.sample import Draw, make_pipeline
-from lt.recipes.plan import make_plan
+from lt.recipes.training import checkpoints
+from lt.recipes.training.loop import train
+from lt.recipes.training.plan import make_plan
 
 
 def test_with_nothing_said_it_draws_the_test_figures(here, tmp_path):

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from lt.datagen.shards import LtError
-from lt.recipes import checkpoints, shipped
+from lt.recipes import shipped
 from lt.recipes.diffusion import autoencoders
 from lt.recipes.pangu import painters
 from lt.recipes.pangu.objective import restore
 from lt.recipes.ship import ship
+from lt.recipes.training import checkpoints
 
 RUNS = ("vae-tiny", "pangu-tiny", "pangu-tiny-texture", "pangu-tiny-pose")
 

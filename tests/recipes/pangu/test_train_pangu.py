@@ -15,15 +15,16 @@ from typer.testing import CliRunner
 from lt.cli.app import app
 from lt.datagen.shards import LtError, UsageError, open_shards
 from lt.datagen.sources.figures import FiguresSource
-from lt.recipes import checkpoints, registry
-from lt.recipes.checkpoints import Record
+from lt.recipes import registry
 from lt.recipes.diffusion.cache import cached, picture_stage
 from lt.recipes.diffusion.controls import control_picture
-from lt.recipes.logging import read_log
-from lt.recipes.loop import train
 from lt.recipes.pangu.objective import PanguObjective, restore
 from lt.recipes.pangu.settings import ModelSettings
-from lt.recipes.plan import completing, make_plan, missing_first
+from lt.recipes.training import checkpoints
+from lt.recipes.training.checkpoints import Record
+from lt.recipes.training.logging import read_log
+from lt.recipes.training.loop import train
+from lt.recipes.training.plan import completing, make_plan, missing_first
 from lt.recipes.vae import objective as vae_objective
 from lt.recipes.worlds import figures
 

@@ -18,7 +18,7 @@ import numpy as np
 from lt.datagen.shards.codec import encode_image
 from lt.datagen.shards.errors import LtError
 from lt.datagen.shards.storage import atomic_file, write_error
-from lt.recipes.batches import Bad
+from lt.recipes.training.loader import Bad
 
 
 class RunLog:

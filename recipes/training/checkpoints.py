@@ -29,9 +29,9 @@ from torch import Tensor
 from lt.datagen.shards.errors import LtError
 from lt.datagen.shards.storage import TEMP_MARK, digest_of_file, write_error, write_json
 from lt.recipes.config import Card, Settings, differences, flat, resolve
-from lt.recipes.objective import Objective
-from lt.recipes.parallel import like, whole
 from lt.recipes.shipped import located
+from lt.recipes.training.objective import Objective
+from lt.recipes.training.parallel import like, whole
 
 SCHEMA = 1
 RECORD = "checkpoint.json"

@@ -2,7 +2,7 @@
 
 An epoch is the batches of all groups in a drawn order. Each group has its own `Order`, cut into whole batches; what fills no
 whole batch of its group is left out of that epoch (other samples in another one, for the group's order is drawn anew) and
-counted in `left_out`. Still a pure function of the position, so runs go on exactly where they stopped, see `batches.py`.
+counted in `left_out`. Still a pure function of the position, so runs go on exactly where they stopped, see `order.py`.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from lt.datagen.shards import LtError
-from lt.recipes.batches import Order, Place, generator
+from lt.recipes.training.order import Order, Place, generator
 
 
 class GroupedOrder:

@@ -9,16 +9,17 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 
-from lt.recipes import checkpoints, estimate
-from lt.recipes.batches import Examples, Order, Ordering, Validation, micro_size
-from lt.recipes.checkpoints import Record
 from lt.recipes.config import flat
-from lt.recipes.ema import Ema
-from lt.recipes.grouped import GroupedOrder
-from lt.recipes.guard import SpikeGuard
-from lt.recipes.optim import make_optimizer
-from lt.recipes.parallel import DataParallel, make_accelerator
-from lt.recipes.plan import Plan, open_data, with_length
+from lt.recipes.training import checkpoints, estimate
+from lt.recipes.training.checkpoints import Record
+from lt.recipes.training.ema import Ema
+from lt.recipes.training.grouped import GroupedOrder
+from lt.recipes.training.guard import SpikeGuard
+from lt.recipes.training.loader import Examples, Validation
+from lt.recipes.training.optim import make_optimizer
+from lt.recipes.training.order import Order, Ordering, micro_size
+from lt.recipes.training.parallel import DataParallel, make_accelerator
+from lt.recipes.training.plan import Plan, open_data, with_length
 
 Found = tuple[Path, Record]
 

@@ -12,9 +12,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from lt.recipes.batches import to_device
 from lt.recipes.config import TrainSettings
-from lt.recipes.objective import Batch, Objective
+from lt.recipes.training.loader import to_device
+from lt.recipes.training.objective import Batch, Objective
 
 _STATES = 2
 """fp32 tensors per weight that the optimizer keeps: AdamW and LAMB both keep two."""

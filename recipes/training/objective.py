@@ -33,7 +33,7 @@ Batch = dict[str, Any]
 Metrics = Mapping[str, Tensor | float]
 Example = Callable[[Sample, np.random.Generator | None], Mapping[str, Any]]
 """A sample to arrays and numbers of fixed shapes. The generator is for augmentation and depends only on (seed, epoch, sample);
-None means: do not augment. It may raise SampleError: the sample is then counted and replaced, see `batches.py`."""
+None means: do not augment. It may raise SampleError: the sample is then counted and replaced, see `loader.py`."""
 
 
 @dataclass(frozen=True)

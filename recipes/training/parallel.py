@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lt.recipes.batches import to_device
 from lt.recipes.config import TrainSettings
-from lt.recipes.objective import Batch, Objective
+from lt.recipes.training.loader import to_device
+from lt.recipes.training.objective import Batch, Objective
 
 
 def make_accelerator(train: TrainSettings) -> Accelerator:

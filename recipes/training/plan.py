@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from lt.datagen.shards.errors import LtError, UsageError
-from lt.recipes import checkpoints
-from lt.recipes.batches import ShardSet
 from lt.recipes.config import Resolved, Settings, flat, nearest, read_card, resolve
 from lt.recipes.registry import Need, Note, Recipe, find
+from lt.recipes.training import checkpoints
+from lt.recipes.training.shards import ShardSet
 
 _SHARED = ("data.", "world.", "log.")
 """Settings that are handed on to the runs that belong to a run."""

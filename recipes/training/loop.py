@@ -21,16 +21,17 @@ from torch.distributed.tensor import DTensor
 from lt.datagen.engine.lock import directory_lock
 from lt.datagen.shards.errors import LtError
 from lt.datagen.shards.storage import write_json
-from lt.recipes import checkpoints
-from lt.recipes.batches import Bad, share, to_device, training_loader
-from lt.recipes.estimate import Estimate, counted, describe
-from lt.recipes.guard import Interruption
-from lt.recipes.logging import RunLog
-from lt.recipes.objective import Batch, Objective, Report
-from lt.recipes.optim import set_rate
-from lt.recipes.parallel import Parts, make_accelerator
-from lt.recipes.plan import Plan, check_enough
-from lt.recipes.run import Run, seed_all
+from lt.recipes.training import checkpoints
+from lt.recipes.training.estimate import Estimate, counted, describe
+from lt.recipes.training.guard import Interruption
+from lt.recipes.training.loader import Bad, to_device, training_loader
+from lt.recipes.training.logging import RunLog
+from lt.recipes.training.objective import Batch, Objective, Report
+from lt.recipes.training.optim import set_rate
+from lt.recipes.training.order import share
+from lt.recipes.training.parallel import Parts, make_accelerator
+from lt.recipes.training.plan import Plan, check_enough
+from lt.recipes.training.run import Run, seed_all
 
 Note = Callable[[str], None]
 
