@@ -95,7 +95,7 @@ class UNetShape:
 TINY = UNetShape(16, (48, 56), (0, 1), (3, 4), text_width=64, layers=1, groups=8, pools_text=True)
 """The miniature's generator for 16x16 latents: 1.0 million parameters, about half of ``TINY_WHOLE`` in size and cost. It attends
 at 8x8 only: attention among 256 places would more than halve its speed on a processor. Pooled text reaches all places, as in the
-paper's network; with it the loss falls faster (docs/diffusion.md)."""
+paper's network; with it the loss falls faster (docs/benchmarks.md)."""
 TINY_WHOLE = UNetShape(16, (72, 80), (0, 1), (4, 5), text_width=64, layers=1, groups=8, pools_text=True)
 SD15 = UNetShape(64, (320, 640, 1280, 1280), (1, 1, 1, 0), (8, 8, 8, 8), text_width=768, linear_projection=False)
 SD21 = UNetShape(96, (320, 640, 1280, 1280), (1, 1, 1, 0), (5, 10, 20, 20), text_width=1024)

@@ -30,7 +30,7 @@ from lt.recipes.training.checkpoints import Record
 
 PAPER_GUIDANCE = 6.0
 GUIDANCE = {"tiny": 3.0, "tiny-whole": 3.0}
-"""Of U-Nets so small that the paper's washes limbs away (docs/diffusion.md)."""
+"""Of U-Nets so small that the paper's washes limbs away (docs/benchmarks.md)."""
 Conditions = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
