@@ -39,17 +39,14 @@ def ship(run: Path, target: Path) -> Path:
     settings = {key: value if key == "train.init" else _as_shipped(value) for key, value in record.settings.items()}
     record = record.model_copy(update={"settings": settings, "losses": []})
     recipe = find(record.system)
-    shipped = recipe.objective(checkpoints.settings_of(record, recipe.settings))
-    taken = {name: t for name, t in checkpoints.weights_of(objective).items() if not _of(shipped.built_from, name)}
-    checkpoints.load_weights(shipped, taken, run, subset=True)
-    return _write(target, record, _slim(shipped), run / "log.jsonl")
+    built_on = recipe.objective(checkpoints.settings_of(record, recipe.settings)).built_on
+    return _write(target, record.model_copy(update={"built_on": built_on}), _halved(objective), run / "log.jsonl")
 
 
-def _slim(objective: Objective) -> dict[str, Tensor]:
-    """Its own weights in half precision (single numbers stay as they are), without what another shipped run holds."""
+def _halved(objective: Objective) -> dict[str, Tensor]:
+    """Weights in half precision; single numbers stay as they are."""
     weights = checkpoints.weights_of(objective)
-    own = {name: tensor for name, tensor in weights.items() if not _of(objective.borrowed, name)}
-    return {name: t.half() if t.is_floating_point() and t.ndim else t for name, t in own.items()}
+    return {name: t.half() if t.is_floating_point() and t.ndim else t for name, t in weights.items()}
 
 
 def _write(target: Path, record: checkpoints.Record, weights: Mapping[str, Tensor], log: Path) -> Path:
@@ -63,10 +60,6 @@ def _write(target: Path, record: checkpoints.Record, weights: Mapping[str, Tenso
     )
     shutil.copyfile(log, target / log.name)
     return target
-
-
-def _of(modules: tuple[str, ...], name: str) -> bool:
-    return name.split(".")[0] in modules
 
 
 def _as_shipped(value: Any) -> Any:

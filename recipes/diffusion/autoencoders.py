@@ -44,8 +44,7 @@ def locate(where: str) -> Located:
         raise LtError(
             f"{where} is a checkpoint of {record.system}, not an autoencoder.", "Name a run of `lt train vae`."
         )
-    weights = {name: digest for name, digest in record.files.items() if name != "optimizer.safetensors"}
-    return Located(str(checkpoint.absolute()), digest_of([_FORMAT, weights, record.settings]))
+    return Located(str(checkpoint.absolute()), checkpoints.digest_of_weights(record))
 
 
 @lru_cache(maxsize=4)

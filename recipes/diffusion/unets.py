@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lt.datagen.shards import LtError
+from lt.datagen.shards.storage import digest_of, digest_of_file
 from lt.models.nn.diffusion import Denoiser, NoiseSchedule
 from lt.recipes.diffusion.quiet import without_bars
 
@@ -20,6 +21,12 @@ _SILENT = ("attention_head_dim", "norm_num_groups", "act_fn")
 def is_pipeline(folder: Path) -> bool:
     """Whether this is the folder of a diffusers pipeline."""
     return (folder / INDEX).is_file()
+
+
+def unet_digest(folder: Path) -> str:
+    """What names a pipeline's U-Net: sha256 over its configuration and its weights."""
+    files = sorted(path for path in (folder / "unet").iterdir() if path.suffix in (".json", ".safetensors"))
+    return digest_of([[path.name, digest_of_file(path)] for path in files])
 
 
 def load_unet(unet: "UNet2DConditionModel", folder: Path, denoiser: Denoiser) -> None:

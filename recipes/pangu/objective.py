@@ -5,14 +5,14 @@
     lt train pangu --control pose               a branch of it   runs/pangu-tiny-pose
 
 The generators are trained apart, as in the paper, in one latent space. The small text encoder is trained with each of them;
-what they share is the caption's token numbers (models/nn/captions.py). A branch's checkpoint holds its frozen generator too.
+what they share is the caption's token numbers (models/nn/captions.py). A branch's checkpoint names its frozen generator.
 """
 
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ from lt.recipes.diffusion.texts import (
     text_digest,
     world_tokenizer,
 )
-from lt.recipes.diffusion.unets import is_pipeline, load_unet
+from lt.recipes.diffusion.unets import is_pipeline, load_unet, unet_digest
 from lt.recipes.pangu import data
 from lt.recipes.pangu.data import SEED, Row
 from lt.recipes.pangu.settings import UNETS, ModelSettings, PanguSettings
@@ -58,57 +58,47 @@ _BUILT_ON = ("tiny", "tiny-texture", "tiny-whole", "long", "long-texture", "long
 _SHOWN, _STEPS, _GUIDANCE = 8, 20, 4.0
 
 
-class Origins(nn.Module):
-    """Digests (32 bytes each) of the autoencoder and of the frozen text encoders that a generator was trained with."""
-
-    autoencoder: Tensor
-    texts: Tensor
-
-    def __init__(self, autoencoder: str, texts: str):
-        super().__init__()
-        self.register_buffer("autoencoder", torch.tensor(list(bytes.fromhex(autoencoder)), dtype=torch.uint8))
-        self.register_buffer("texts", torch.tensor(list(bytes.fromhex(texts or "00" * 32)), dtype=torch.uint8))
-
-
 class PanguObjective(Objective):
     """A `Denoiser` over the generator's part of the time line.
 
     Raises:
-        LtError: the autoencoder or a text encoder is not there.
+        LtError: the autoencoder, a text encoder or the generator that a branch steers is not there or does not fit.
     """
-
-    built_from = ("origins",)
 
     def __init__(self, settings: PanguSettings):
         model = settings.model
         self.settings = settings
         self.located = autoencoders.locate(model.autoencoder)
         self.texts = text_digest(model.text)
+        self.built_on = {"model.autoencoder": self.located.digest} | ({"model.text": self.texts} if model.text else {})
         self.space: AutoencoderSpace = autoencoders.load(self.located)
         self.shape = self._shape()
         self.unet: Any = self.shape.build()
         self.encoder = self._own_encoder()
-        own = {"unet": self.unet, "origins": Origins(self.located.digest, self.texts)}
-        self.modules = own | ({"text": self.encoder} if self.encoder is not None else {})
+        self.modules = {"unet": self.unet} | ({"text": self.encoder} if self.encoder is not None else {})
         self.frozen = {"autoencoder": self.space}
-        self.branch: Any = None
-        if model.control:
-            for module in self.modules.values():
-                module.requires_grad_(False)
-            self.branch = control_branch(self.unet, self.space.factor, model.hint_widths)
-            self.borrowed = tuple(name for name in self.modules if name != "origins")
-            self.modules = {**self.modules, "branch": self.branch}
-        if model.checkpointing:
-            for module in filter(None, (self.unet, self.branch)):
-                module.enable_gradient_checkpointing()
-        self.group_of = bucket_of if model.buckets else None
         self.denoiser = Denoiser(
-            self.network({model.control: self.branch} if model.control else {}),
+            self.network({}),
             prediction_type=model.prediction,
             timesteps=model.stage.timesteps,
             min_snr_gamma=model.min_snr or None,
             offset_noise=model.offset_noise,
         )
+        self.branch: Any = None
+        if model.control:
+            self._steer(Path(model.base))
+        if model.checkpointing:
+            for module in filter(None, (self.unet, self.branch)):
+                module.enable_gradient_checkpointing()
+        self.group_of = bucket_of if model.buckets else None
+
+    def _steer(self, base: Path) -> None:
+        """Take over the generator in `base` as it is; the branch starts as a copy of its encoder (ControlNet)."""
+        take = self._take_pipeline if is_pipeline(base) else self._take_run
+        self.built_on["model.base"] = take(base)
+        self.branch = control_branch(self.unet, self.space.factor, self.settings.model.hint_widths)
+        self.frozen, self.modules = self.frozen | self.modules, {"branch": self.branch}
+        self.denoiser.network = self.network({self.settings.model.control: self.branch})
 
     def _shape(self) -> UNetShape:
         channels = self.space.channels
@@ -252,25 +242,6 @@ class PanguObjective(Objective):
         clean, _ = split(output, solver.z, alpha, sigma, self.denoiser.prediction_type)
         return self.space.decode(clean)
 
-    def completed(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A shipped branch leaves out its generator, which lies in `base`."""
-        if not self.borrowed or any(name.startswith("unet.") for name in tensors):
-            return tensors
-        base = checkpoints.weights_of(restore(Path(self.settings.model.base)))
-        return {name: tensor for name, tensor in base.items() if name.split(".")[0] in self.borrowed} | tensors
-
-    def pretrained(self) -> None:
-        """A branch takes over the generator of `base`, and starts as a copy of its encoder (ControlNet)."""
-        model = self.settings.model
-        if not model.control:
-            return
-        if is_pipeline(Path(model.base)):
-            self._steer_pipeline(Path(model.base))
-        else:
-            self._steer_run(restore(Path(model.base)))
-        fresh = control_branch(self.unet, self.space.factor, model.hint_widths)
-        self.branch.load_state_dict(fresh.state_dict())
-
     def adopt(self, folder: Path) -> bool:
         """Start from the U-Net of a diffusers folder."""
         if not is_pipeline(folder):
@@ -278,7 +249,8 @@ class PanguObjective(Objective):
         load_unet(self.unet, folder, self.denoiser)
         return True
 
-    def _steer_pipeline(self, folder: Path) -> None:
+    def _take_pipeline(self, folder: Path) -> str:
+        """Load a pipeline's U-Net; returns its digest."""
         digests = autoencoders.locate(str(folder)).digest, text_digest((str(folder),))
         if digests != (self.located.digest, self.texts) or self.settings.model.generator != "whole":
             raise LtError(
@@ -286,10 +258,12 @@ class PanguObjective(Objective):
                 f"--set model.autoencoder={folder} --set model.text=[{folder}] --set model.generator=whole",
             )
         load_unet(self.unet, folder, self.denoiser)
+        return unet_digest(folder)
 
-    def _steer_run(self, base: "PanguObjective") -> None:
+    def _take_run(self, where: Path) -> str:
+        """Load a run's generator; returns its digest."""
+        base = restore(where)
         model, theirs = self.settings.model, base.settings.model
-        mine = {name: module for name, module in self.modules.items() if name != "branch"}
         if base.located.digest != self.located.digest or base.texts != self.texts:
             raise LtError(
                 f"The generator in {model.base} was trained with another autoencoder or text encoder.",
@@ -300,11 +274,12 @@ class PanguObjective(Objective):
                 f"{model.base} is no {model.generator} generator at {model.stage.size} pixels.",
                 "Name one: --set model.base=RUN, or change model.generator, high, low and buckets.",
             )
-        for name, module in mine.items():
+        for name, module in self.modules.items():
             try:
                 module.load_state_dict(base.modules[name].state_dict())
             except (RuntimeError, KeyError):
                 raise LtError(f"The generator in {model.base} has another shape.", "Train with its settings.") from None
+        return checkpoints.digest_of_weights(checkpoints.Record.load(checkpoints.chosen(where)))
 
     def export(self, folder: Path) -> None:
         """Write a Stable Diffusion pipeline (for a branch, with its ControlNet): `DiffusionPipeline.from_pretrained` opens it.
@@ -346,13 +321,6 @@ def restore(where: Path) -> PanguObjective:
         raise LtError(f"{where} is a checkpoint of {record.system}, not of pangu.", "Name a run of `lt train pangu`.")
     objective, _ = checkpoints.restore(where)
     assert isinstance(objective, PanguObjective)
-    origins, now = cast(Origins, objective.modules["origins"]), Origins(objective.located.digest, objective.texts)
-    for one, path in (("autoencoder", objective.settings.model.autoencoder), ("texts", objective.settings.model.text)):
-        if not torch.equal(getattr(origins, one), getattr(now, one)):
-            raise LtError(
-                f"{where} was trained with other encoders than those in {path} now.",
-                "Put the old ones back, or train again.",
-            )
     return objective
 
 

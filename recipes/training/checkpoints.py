@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lt.datagen.shards.errors import LtError
-from lt.datagen.shards.storage import TEMP_MARK, digest_of_file, write_error, write_json
+from lt.datagen.shards.storage import TEMP_MARK, digest_of, digest_of_file, write_error, write_json
 from lt.recipes.config import Card, Settings, differences, flat, resolve
 from lt.recipes.shipped import located
 from lt.recipes.training.objective import Objective
@@ -54,6 +54,8 @@ class Record(BaseModel):
     """The card's text as it was."""
     data: str
     """Digest of the training shards."""
+    built_on: dict[str, str] = Field(default_factory=dict)
+    """Digests of the frozen models that it needs and does not hold, by the setting that names their place."""
     samples: int
     """Training samples in one epoch."""
     versions: dict[str, str] = Field(default_factory=dict)
@@ -74,6 +76,8 @@ class Record(BaseModel):
         try:
             record = cls.model_validate_json((checkpoint / RECORD).read_bytes())
         except OSError:
+            if not checkpoint.is_dir():
+                raise LtError(f"There is no run in {checkpoint}.", "Train it first, or name another.") from None
             raise LtError(
                 f"{checkpoint} is no checkpoint: it has no {RECORD}.", "Name a folder step-NNNNNNNN."
             ) from None
@@ -84,6 +88,11 @@ class Record(BaseModel):
         if record.schema_version > SCHEMA:
             raise LtError(f"{checkpoint} was written by a newer lt.", "Update lt-toolkit.")
         return record
+
+
+def digest_of_weights(record: Record) -> str:
+    """What names the weights of a checkpoint, where another model is built on them."""
+    return digest_of([record.system, {stem: record.files.get(f"{stem}.safetensors") for stem in ("model", "ema")}])
 
 
 def versions() -> dict[str, str]:
@@ -258,8 +267,19 @@ def load_optimizer(
 
 
 def load_model(objective: Objective, checkpoint: Path, record: Record) -> None:
-    """Load a checkpoint's weights, with those that it left to the run it stands on. Raises as `load_weights` does."""
-    load_weights(objective, objective.completed(read_tensors(checkpoint, record, "model")), checkpoint)
+    """Load a checkpoint's weights into an objective that is built on the same frozen models.
+
+    Raises:
+        LtError: it is built on others; names or shapes differ.
+    """
+    for key, then in record.built_on.items():
+        if then != (now := objective.built_on.get(key, "none")):
+            raise LtError(
+                f"{checkpoint} was trained with another {key} than is there now: {record.settings[key]} had the digest "
+                f"{then[:12]}, now {now[:12]}.",
+                "Put the old one back, or train again.",
+            )
+    load_weights(objective, read_tensors(checkpoint, record, "model"), checkpoint)
 
 
 def restore(where: Path, weights: str = "auto") -> tuple[Objective, Record]:
@@ -267,17 +287,23 @@ def restore(where: Path, weights: str = "auto") -> tuple[Objective, Record]:
 
     Args:
         weights: `ema`, `model`, or `auto` = the moving average where one was kept.
+
+    Raises:
+        LtError: it is no whole checkpoint, or a frozen model that it is built on is missing or another one now.
     """
     from lt.recipes import registry
 
     checkpoint = chosen(where)
     record = Record.load(checkpoint)
     recipe = registry.find(record.system)
-    objective = recipe.objective(settings_of(record, recipe.settings))
+    try:
+        objective = recipe.objective(settings_of(record, recipe.settings))
+    except LtError as error:
+        raise LtError(f"{checkpoint} needs what it is built on: {error.message}", error.hint) from None
     load_model(objective, checkpoint, record)
     if weights == "ema" or (weights == "auto" and "ema.safetensors" in record.files):
         load_weights(objective, read_tensors(checkpoint, record, "ema"), checkpoint, subset=True)
-    for module in objective.modules.values():
+    for module in [*objective.modules.values(), *objective.frozen.values()]:
         module.eval()
     return objective, record
 

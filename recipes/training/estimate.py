@@ -5,12 +5,12 @@ two small batches (bytes of all saved tensors that are no weights) and extrapola
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from lt.recipes.config import TrainSettings
 from lt.recipes.training.loader import to_device
@@ -55,12 +55,15 @@ class Estimate:
 
 def sizes(objective: Objective) -> list[Size]:
     """Parameters per module; those of `frozen` helpers count as not trained."""
-    return [_size(name, module) for name, module in {**objective.modules, **objective.frozen}.items()]
+    trained = [
+        Size(name, _count(module.parameters()), _count(p for p in module.parameters() if p.requires_grad))
+        for name, module in objective.modules.items()
+    ]
+    return [*trained, *(Size(name, _count(module.parameters()), 0) for name, module in objective.frozen.items())]
 
 
-def _size(name: str, module: nn.Module) -> Size:
-    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    return Size(name, sum(p.numel() for p in module.parameters()), trained)
+def _count(parameters: Iterable[Tensor]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
 
 
 def counted(objective: Objective, train: TrainSettings, ranks: int) -> Estimate:
@@ -116,7 +119,8 @@ def _extrapolate(small: int, low: float, large: int, high: float, size: int) -> 
 def _probe(objective: Objective, batch: Batch) -> tuple[int, float]:
     """(bytes kept for the backward pass, seconds) of one forward and backward pass; gradients are dropped."""
     held: dict[int, int] = {}
-    own = {p.untyped_storage().data_ptr() for m in objective.modules.values() for p in m.parameters()}
+    modules = [*objective.modules.values(), *objective.frozen.values()]
+    own = {p.untyped_storage().data_ptr() for module in modules for p in module.parameters()}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

@@ -3,7 +3,7 @@
     class Filip(Objective):
         def __init__(self, settings):
             self.modules = {"model": DualEncoder(settings.model)}     # trained and stored in every checkpoint
-            self.frozen = {}                                          # only used: moved to the device, never stored
+            self.frozen = {}                                          # only used: neither trained nor stored
 
         def example(self):                                            # runs inside the loader's workers
             return Pair(settings.model.image_size)                    # picklable: (sample, rng or None) -> dict of arrays
@@ -64,11 +64,11 @@ class Objective:
     modules: Mapping[str, nn.Module]
     """Trained and stored in every checkpoint. Parameters with `requires_grad=False` are stored, not trained."""
     frozen: Mapping[str, nn.Module] = {}
-    """Pretrained helpers that are only used: moved to the device and to eval mode, never stored."""
-    built_from: tuple[str, ...] = ()
-    """Of `modules`: those that only say which other models this one was built on."""
-    borrowed: tuple[str, ...] = ()
-    """Of `modules`: those that another run holds as well, so that shipped weights leave them out; see `completed`."""
+    """What is only used, in eval mode: pretrained helpers, the base of a branch or of an adapter; the constructor loads it from
+    where the settings say. Parameters that one of `modules` holds as well (an adapter inside its base) are trained."""
+    built_on: Mapping[str, str] = {}
+    """The digests of what was loaded into `frozen`, by the setting that names its place, as `model.base`. Checkpoints keep them,
+    and are refused where something else lies there now."""
     group_of: Callable[[Collection[str]], int] | None = None
     """Where samples differ in shape: the group of a sample by the names of its fields. Batches then hold one group only."""
     multiply_adds: float | None = None
@@ -141,10 +141,6 @@ class Objective:
     def adopt(self, folder: Path) -> bool:
         """Start from weights in another library's format where `folder`, named by `train.init`, holds such; False where not."""
         return False
-
-    def completed(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A checkpoint's tensors, `<module>.<name>`, with those that it left out because another run holds them."""
-        return tensors
 
     def after_step(self) -> None:
         """Called after every optimizer step: the place to clamp a temperature."""

@@ -39,6 +39,17 @@ def leave_ranks(code: int = 0) -> None:
         os._exit(code)
 
 
+def place(objective: Objective, device: torch.device) -> None:
+    """Move all that an objective holds to the device. What is frozen learns nothing, but what a trained module shares with it."""
+    trained = {id(p) for module in objective.modules.values() for p in module.parameters() if p.requires_grad}
+    for module in objective.frozen.values():
+        module.eval()
+        for parameter in module.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+    for module in [*objective.modules.values(), *objective.frozen.values()]:
+        module.to(device)
+
+
 class _Modules(nn.Module):
     """What is wrapped: all modules of an objective, with one forward pass that calls any of its methods."""
 
@@ -52,7 +63,7 @@ class _Modules(nn.Module):
 
 
 class DataParallel:
-    """An objective's modules on the device, wrapped for several ranks: the `Parallel` that its `step` is given.
+    """An objective's modules, which are on the device, wrapped for several ranks: the `Parallel` that its `step` is given.
 
     `ddp` copies the weights to every rank, `fsdp` shards them (torch's `fully_shard`: block by block, then the rest).
     In bf16 the forward pass runs under autocast; the weights stay fp32 either way.
@@ -60,12 +71,8 @@ class DataParallel:
 
     def __init__(self, objective: Objective, accelerator: Accelerator, train: TrainSettings):
         self._accelerator = accelerator
-        for module in [*objective.modules.values(), *objective.frozen.values()]:
-            module.to(accelerator.device)
-        for module in objective.frozen.values():
-            module.eval().requires_grad_(False)
         if train.compile and accelerator.device.type == "cuda":
-            for module in objective.modules.values():
+            for module in [*objective.modules.values(), *objective.frozen.values()]:
                 module.compile()
         modules = _Modules(objective)
         if train.parallel == "fsdp" and accelerator.num_processes > 1:

@@ -18,7 +18,7 @@ from lt.recipes.training.guard import SpikeGuard
 from lt.recipes.training.loader import Examples, Validation
 from lt.recipes.training.optim import make_optimizer
 from lt.recipes.training.order import Order, Ordering, micro_size
-from lt.recipes.training.parallel import DataParallel, make_accelerator
+from lt.recipes.training.parallel import DataParallel, make_accelerator, place
 from lt.recipes.training.plan import Plan, open_data, with_length
 
 Found = tuple[Path, Record]
@@ -83,8 +83,7 @@ class Run:
         """The objective with its random weights on the device."""
         seed_all(self.train.seed, 0, 0)
         self.objective = self.plan.recipe.objective(self.settings)
-        for module in [*self.objective.modules.values(), *self.objective.frozen.values()]:
-            module.to(self.device)
+        place(self.objective, self.device)
         self.examples = Examples(self.data.train, self._order(), self.objective.example())
 
     def _order(self) -> Ordering:
@@ -145,7 +144,7 @@ class Run:
         self.note(f"  continues from {path} (step {record.step:,} of {self.train.steps:,})")
         self.step, self.bad, self.metrics = record.step, record.bad, dict(record.metrics)
         self.guard = SpikeGuard(self.train.spike, record.losses)
-        checkpoints.load_weights(self.objective, checkpoints.read_tensors(path, record, "model"), path)
+        checkpoints.load_model(self.objective, path, record)
 
         def load() -> None:
             state = checkpoints.read_tensors(path, record, "optimizer")
@@ -172,6 +171,7 @@ class Run:
             "preset": self.plan.preset,
             "settings": flat(self.settings),
             "data": self.data.train.digest,
+            "built_on": dict(self.objective.built_on),
             "samples": len(self.data.train),
             "versions": checkpoints.versions(),
         }

@@ -14,8 +14,10 @@ from lt.recipes import registry
 from lt.recipes.config import flat, resolve
 from lt.recipes.training import checkpoints
 from lt.recipes.training.checkpoints import Record
+from lt.recipes.training.estimate import sizes
 from lt.recipes.training.objective import Objective
 from lt.recipes.training.optim import Lamb
+from lt.recipes.training.parallel import place
 
 SETTINGS = resolve(toy.ToySettings).settings
 
@@ -132,6 +134,31 @@ def test_weights_of_another_shape_or_name_are_refused(tmp_path):
         checkpoints.load_weights(Tied(), {**stored, "d.weight": torch.ones(1)}, tmp_path)
     with pytest.raises(LtError, match=r"has in another shape c.bias"):
         checkpoints.load_weights(Tied(), {**stored, "c.bias": torch.ones(1)}, tmp_path)
+
+
+class Adapted(Objective):
+    """A frozen layer, and a small one beside it that is trained and stored."""
+
+    def __init__(self, base: nn.Linear, digest: str):
+        base.register_module("adapter", nn.Linear(3, 3))
+        self.modules, self.frozen, self.built_on = {"adapter": base.adapter}, {"base": base}, {"model.base": digest}
+
+
+def test_what_is_frozen_is_named_and_compared_not_stored(tmp_path):
+    one = Adapted(nn.Linear(3, 3), "a" * 64)
+    place(one, torch.device("cpu"))
+    assert [p.requires_grad for p in one.frozen["base"].parameters()] == [False, False, True, True], "but the adapter"
+    assert [(size.name, size.parameters, size.trained) for size in sizes(one)] == [("adapter", 12, 12), ("base", 24, 0)]
+    stored = checkpoints.gathered(checkpoints.weights_of(one))
+    assert list(stored) == ["adapter.weight", "adapter.bias"]
+    settings = {**flat(SETTINGS), "model.base": "runs/base"}
+    path = checkpoints.save(tmp_path, record(1, settings=settings, built_on=one.built_on), {"model": stored})
+    checkpoints.load_model(same := Adapted(nn.Linear(3, 3), "a" * 64), path, Record.load(path))
+    assert torch.equal(same.modules["adapter"].weight, stored["adapter.weight"])
+    with pytest.raises(
+        LtError, match=r"another model\.base than is there now: runs/base had the digest aaaaaaaaaaaa, now b"
+    ):
+        checkpoints.load_model(Adapted(nn.Linear(3, 3), "b" * 64), path, Record.load(path))
 
 
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, Lamb])

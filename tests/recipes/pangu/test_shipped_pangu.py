@@ -34,13 +34,12 @@ def test_shipped_weights_are_the_trained_ones_rounded(recipes):
         trained, kept = (checkpoints.weights_of(restore(Path(where + name))) for where in ("runs/", "lt:"))
         assert trained.keys() == kept.keys()
         for key, tensor in trained.items():
-            if not key.startswith("origins."):
-                torch.testing.assert_close(kept[key], tensor, rtol=2**-10, atol=1e-6)
+            torch.testing.assert_close(kept[key], tensor, rtol=2**-10, atol=1e-6)
 
 
 def test_a_branch_leaves_its_generator_to_the_run_that_holds_it(recipes):
     names = load_file(shipped.located("lt:pangu-tiny-pose") / "model.safetensors")
-    assert {name.split(".")[0] for name in names} == {"branch", "origins"}
+    assert {name.split(".")[0] for name in names} == {"branch"}
     shutil.rmtree(shipped.weights_folder("pangu") / "pangu-tiny")
     with pytest.raises(LtError, match="No weights named lt:pangu-tiny come with lt"):
         restore(Path("lt:pangu-tiny-pose"))
