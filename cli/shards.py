@@ -38,7 +38,8 @@ def _print_info(found: "Info") -> None:
     state = {True: "complete", False: "not complete: run its command again", None: ""}[found.complete]
     kind = (found.pipeline or "shards of lt without manifest") if found.ours else "foreign shards"
     print(f"{found.where}: {kind}{', ' if state else ''}{state}")
-    print(f"{_amount(found.samples, found.shards)}, {_size(found.bytes)}, digest {found.digest[:12]}")
+    digest = f", digest {found.digest[:12]}" if found.digest else ""
+    print(f"{_amount(found.samples, found.shards)}, {_size(found.bytes)}{digest}")
     if found.code_version:
         tolerance = f"recomposition error up to {found.tolerance:g}" if found.tolerance else "exact"
         print(f"made by lt {found.code_version}; layers: {tolerance}")

@@ -241,8 +241,7 @@ def _close(manifest: Manifest, out: Path) -> None:
         if sidecar.rejected:
             rejected.update(reject.reason for reject in read_rejects(path.with_name(rejects_beside(path.name))))
         if sidecar.count:
-            entry = ShardEntry(name=sidecar.shard, count=sidecar.count, bytes=sidecar.bytes, sha256=sidecar.sha256)
-            manifest.shards.append(entry)
+            manifest.shards.append(ShardEntry.of(sidecar))
     manifest.count = sum(entry.count for entry in manifest.shards)
     manifest.rejected = dict(rejected.most_common())
     manifest.fields = sorted(fields)

@@ -36,8 +36,7 @@ def close_books(plan: Plan, out: Path) -> Manifest:
         manifest.stages = add_stage_metrics(manifest.stages, sidecar.stages)
         fields.update(sidecar.fields)
         if sidecar.count:
-            entry = ShardEntry(name=sidecar.shard, count=sidecar.count, bytes=sidecar.bytes, sha256=sidecar.sha256)
-            manifest.shards.append(entry)
+            manifest.shards.append(ShardEntry.of(sidecar))
     manifest.count = sum(entry.count for entry in manifest.shards)
     for metrics in manifest.stages:
         rejected.update(metrics.rejected)

@@ -3,6 +3,7 @@
 Foreign folders are never written to: img2dataset, for one, stops working when it meets a json file that is not its own.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable
@@ -107,11 +108,30 @@ def is_ours(data: bytes) -> bool:
     return any(mark in data[:200] for mark in (b'"schema_version":', b'"shard":', b'"pipeline":'))
 
 
-def _cache_path(shard: Location) -> Path | None:
+def foreign_content(shard: Location) -> str:
+    """What stands for the content of a shard that states no digest of it.
+
+    A local file's sha256: read once, then known by the file's size and times, so that it may be copied or touched but not
+    changed. A remote file goes by URL, size and tag or time of change, since all of it would have to be fetched.
+    """
+    if not shard.is_local:
+        return digest_of([shard.url, *shard.stat()])
+    path = _cache_path(shard, "sha256")
+    if path is not None and path.exists():
+        return path.read_text(encoding="utf-8")
+    with shard.open() as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if path is not None:
+        with contextlib.suppress(LtError), atomic_file(path, "w", durable=False) as out:
+            out.write(digest)
+    return digest
+
+
+def _cache_path(shard: Location, kind: str = "json") -> Path | None:
     """Where the index of a foreign shard is kept; None if its store tells no time or tag of change (it could be stale)."""
     size, stamp = shard.stat()
     name = digest_of([_FORMAT, shard.absolute, size, stamp])[:32]
-    return lt_home() / "index" / f"{name}.json" if stamp else None
+    return lt_home() / "index" / f"{name}.{kind}" if stamp else None
 
 
 def _cached(path: Path) -> ShardIndex | None:

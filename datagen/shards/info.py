@@ -72,7 +72,7 @@ def describe(where: str | Path) -> Info:
         shards=len(shards.shards),
         samples=len(shards),
         bytes=sum(shard.location.stat()[0] for shard in shards.shards),
-        digest=shards.digest(),
+        digest=shards.digest() if all(shard.index.sidecar for shard in shards.shards) else "",
         fields=[FieldMetrics(name, counts[name], sizes[name], is_known_field(name)) for name in sorted(counts)],
         stages=stages,
         rejected=rejected,

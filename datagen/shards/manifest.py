@@ -3,22 +3,26 @@
 layers-coco/
   manifest.json            pipeline, settings, digests, counts, fields, totals of every stage's metrics
   shard-000000.tar         plain WebDataset
-  shard-000000.json        sidecar: task digest, count, sha256, byte offsets, seconds and items per stage
+  shard-000000.json        sidecar: task digest, count, sha256, content, byte offsets, seconds and items per stage
   rejects-000000.parquet   every sample dropped: key, stage, reason, figure, metadata
 """
 
 import hashlib
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from zlib import crc32
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
+from lt.datagen.shards import codec
 from lt.datagen.shards.errors import ShardError
 from lt.datagen.shards.storage import atomic_file, write_json
 from lt.datagen.shards.tar import unsafe_name
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 _DIGEST = '"digest":"'
 SHARD_NAME = re.compile(r"shard-(\d{6})\.tar")
@@ -67,13 +71,13 @@ def parse_document(kind: type[Document], data: bytes, where: str) -> Document:
     try:
         document = kind.model_validate_json(data)
     except ValidationError as error:
-        _refuse_newer(data, where)
+        _refuse_other_schema(data, where)
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"][:3])
         raise ShardError(
             f"{where}: {field + ': ' if field else ''}{first['msg']}.", "The file is damaged or not ours."
         ) from None
-    _refuse_newer(data, where)
+    _refuse_other_schema(data, where)
     try:
         document.check_digest(data)
     except ValueError as error:
@@ -81,11 +85,16 @@ def parse_document(kind: type[Document], data: bytes, where: str) -> Document:
     return document
 
 
-def _refuse_newer(data: bytes, where: str) -> None:
+def _refuse_other_schema(data: bytes, where: str) -> None:
     match = re.match(rb'\s*\{\s*"schema_version"\s*:\s*(\d{1,9})', data)
     if match and int(match[1]) > SCHEMA:
         raise ShardError(
             f"{where} has schema version {int(match[1])}; this lt knows up to {SCHEMA}.", "Update lt-toolkit."
+        )
+    if match and 0 < int(match[1]) < SCHEMA:
+        raise ShardError(
+            f"{where} was written by an older lt (schema version {int(match[1])}, now {SCHEMA}).",
+            "Make the folder anew; or move its json files away and write the shards again with `lt shards reshard`.",
         )
 
 
@@ -133,9 +142,46 @@ class _Sealed(_Document):
             raise ValueError("some bytes are not those that were written")
 
 
+Stated = Mapping[str, tuple[int, int, int]]
+"""Field name to (offset, size, crc32)."""
+
+
+class ContentDigest:
+    """What a shard holds, whatever made it: sha256 over every key and the name, size and crc32 of its fields, in order.
+
+    `json` counts without `lineage`, which tells of code and settings: equal samples made by two versions of the code are equal.
+    """
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, key: str, places: Stated, meta: bytes | None) -> None:
+        """The next sample. `meta`: the bytes of its field `json`, if it has one."""
+        facts = {name: (size, checksum) for name, (_, size, checksum) in places.items()}
+        if meta is not None and b'"lineage"' in meta:
+            meta = _without_lineage(meta)
+            facts["json"] = len(meta), crc32(meta)
+        self._hash.update(f"{key} {facts}\n".encode())
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _without_lineage(meta: bytes) -> bytes:
+    try:
+        value = json.loads(meta)
+    except ValueError:
+        return meta
+    if not isinstance(value, dict) or "lineage" not in value:
+        return meta
+    del value["lineage"]
+    return codec.encode("json", value)
+
+
 class Sidecar(_Sealed):
     """What is known of one shard. `index[key][field]` = [offset, size, crc32] of the field's bytes in the tar.
 
+    `sha256` is of the tar's bytes, `content` of what they say (`ContentDigest`): runs and numbers name their data by it.
     `rejects_sha256` is the digest of the rejects file beside it, "" where nothing was rejected.
     """
 
@@ -144,6 +190,7 @@ class Sidecar(_Sealed):
     count: NonNegativeInt
     bytes: NonNegativeInt
     sha256: str
+    content: str
     fields: list[str]
     rejected: NonNegativeInt = 0
     rejects_sha256: str = ""
@@ -167,6 +214,13 @@ class ShardEntry(BaseModel):
     count: NonNegativeInt
     bytes: NonNegativeInt
     sha256: str
+    content: str
+
+    @classmethod
+    def of(cls, sidecar: Sidecar) -> Self:
+        """What the manifest repeats of a shard's sidecar."""
+        facts = sidecar.model_dump(include={"count", "bytes", "sha256", "content"})
+        return cls(name=sidecar.shard, **facts)
 
 
 class Manifest(_Document):

@@ -11,7 +11,7 @@ from typing import Any
 from zlib import crc32
 
 from lt.datagen.shards.errors import ShardError
-from lt.datagen.shards.index import Places, ShardIndex, is_ours, load_index
+from lt.datagen.shards.index import Places, ShardIndex, foreign_content, is_ours, load_index
 from lt.datagen.shards.manifest import MANIFEST, REJECTS_NAME, Manifest, parse_document, rejects_beside
 from lt.datagen.shards.remote import Location
 from lt.datagen.shards.sample import Reject, Sample
@@ -188,10 +188,7 @@ class Shards:
         return found
 
     def digest(self) -> str:
-        """sha256 over names and contents' digests: what checkpoints and numbers store as their data.
-
-        Foreign shards, which state no digest, count with url, size and time of change.
-        """
+        """sha256 over names and contents' digests: what checkpoints and numbers store as their data."""
         from lt.datagen.shards.storage import digest_of
 
         return digest_of([shard_identity(shard) for shard in self.shards])
@@ -215,12 +212,9 @@ class Shards:
 
 
 def shard_identity(shard: Shard) -> list[str]:
-    """Name and sha256 of a shard; for a foreign one its url, size and time of change."""
+    """Name of a shard and the digest of what it holds, without lineage; see `index.foreign_content` for a foreign one."""
     sidecar = shard.index.sidecar
-    if sidecar is not None:
-        return [shard.name, sidecar.sha256]
-    size, stamp = shard.location.stat()
-    return [shard.location.url, str(size), stamp]
+    return [shard.name, sidecar.content if sidecar is not None else foreign_content(shard.location)]
 
 
 def open_shards(where: str | Path) -> Shards:

@@ -3,7 +3,7 @@
 | level | checks |
 |---|---|
 | folder | manifest readable, complete, its counts and digests those of the sidecars; shards missing, unlisted or left over |
-| archive | size, sha256, every header and crc32 as the sidecar says; members safe; keys contiguous, unique and short |
+| archive | size, sha256, content, every header and crc32 as the sidecar says; members safe; keys contiguous, unique and short |
 | sample | the fields that all samples of the set have; pictures decode and are what their name says; the layer invariant |
 
 Foreign shards state nothing, so theirs is what the archive itself shows.
@@ -26,6 +26,7 @@ from lt.datagen.shards.index import Places, ShardIndex, is_ours, load_index, sca
 from lt.datagen.shards.manifest import (
     MANIFEST,
     SHARD_NAME,
+    ContentDigest,
     Manifest,
     ShardEntry,
     Sidecar,
@@ -359,20 +360,23 @@ class _ShardCheck:
         required = self.rules.required
         if required is None:
             required = _fields_of_most(index)
-        digest = hashlib.sha256()
+        digest, content = hashlib.sha256(), ContentDigest()
         walk = _Walk()
         with ThreadPoolExecutor(1) as hasher:
             for start, data, keys in self._windows(index):
                 hashing = hasher.submit(digest.update, data) if index.sidecar else _DONE
                 for key in keys:
-                    self._check_sample(key, index.samples[key], data, start, required, walk)
+                    sample = self._sample(key, index.samples[key], data, start, walk)
+                    if index.sidecar is not None:
+                        content.add(key, index.sidecar.index[key], sample.encoded("json") if "json" in sample else None)
+                    self._check_sample(sample, index.samples[key], required)
                 hashing.result()
                 self.on_bytes(len(data))
         if index.sidecar is not None:
             if digest.hexdigest() != index.sidecar.sha256:
-                self.found(
-                    "", "wrong-sha256", f"{index.sidecar.sha256[:12]}... stated, {digest.hexdigest()[:12]}... found"
-                )
+                self._wrong("wrong-sha256", index.sidecar.sha256, digest.hexdigest())
+            elif content.hexdigest() != index.sidecar.content:
+                self._wrong("wrong-content", index.sidecar.content, content.hexdigest())
             if not walk.is_exact:
                 self._compare_scan(index)
 
@@ -406,10 +410,11 @@ class _ShardCheck:
             end += len(data)
         ranges.close()
 
-    def _check_sample(
-        self, key: str, places: Places, window: bytes, start: int, required: frozenset[str], walk: "_Walk"
-    ) -> None:
-        """One sample's headers, checksums, set of fields and contents. `window` holds the file from byte `start` on."""
+    def _wrong(self, what: str, stated: str, found: str) -> None:
+        self.found("", what, f"{stated[:12]}... stated, {found[:12]}... found")
+
+    def _sample(self, key: str, places: Places, window: bytes, start: int, walk: "_Walk") -> Sample:
+        """A sample with its undamaged fields; headers and checksums are checked. `window` holds the file from byte `start`."""
         sample = Sample(key)
         for name, (offset, size, checksum) in places.items():
             data = window[offset - start : offset - start + size]
@@ -421,6 +426,11 @@ class _ShardCheck:
                 self.found(key, "damaged-bytes", f"{name} does not match its crc32")
             else:
                 sample[name] = data
+        return sample
+
+    def _check_sample(self, sample: Sample, places: Places, required: frozenset[str]) -> None:
+        """The set of fields of a sample and what they hold."""
+        key = sample.key
         if missing := sorted(required - places.keys()):
             self.found(key, "missing-field", f"no {', '.join(missing)}")
         if self.rules.decode and len(sample.fields) == len(places):  # else its bytes are no longer what was written
@@ -444,7 +454,7 @@ def _offsets(index: ShardIndex, key: str) -> dict[str, tuple[int, int]]:
     return {name: (offset, size) for name, (offset, size, _) in index.samples.get(key, {}).items()}
 
 
-_ENTRY = ("count", "bytes", "sha256")
+_ENTRY = ("count", "bytes", "sha256", "content")
 _DONE: Future[None] = Future()
 _DONE.set_result(None)
 

@@ -14,7 +14,7 @@ from typing import IO, Self
 
 from lt.datagen.shards import tar
 from lt.datagen.shards.errors import LtError, SampleError
-from lt.datagen.shards.manifest import Sidecar, StageMetrics, rejects_beside
+from lt.datagen.shards.manifest import ContentDigest, Sidecar, StageMetrics, rejects_beside
 from lt.datagen.shards.remote import Location
 from lt.datagen.shards.sample import Reject, Sample, check_field, check_key
 from lt.datagen.shards.storage import TEMP_MARK, atomic_file, digest_of_file, write_error
@@ -42,6 +42,7 @@ class ShardWriter:
         self._index: dict[str, dict[str, tuple[int, int, int]]] = {}
         self._fields: Counter[str] = Counter()
         self._hash = hashlib.sha256()
+        self._content = ContentDigest()
         self._position = 0
         self._file: IO[bytes] | None = None
         self._exit = contextlib.ExitStack()
@@ -104,6 +105,7 @@ class ShardWriter:
             position += len(head) + len(data) + -len(data) % tar.BLOCK
         self._emit(b"".join(chunks))
         self._index[key] = places
+        self._content.add(key, places, encoded.get("json"))
         self._fields.update(encoded.keys())
 
     def _emit(self, data: bytes) -> None:
@@ -140,6 +142,7 @@ class ShardWriter:
             count=len(self._index),
             bytes=self._position,
             sha256=self._hash.hexdigest(),
+            content=self._content.hexdigest(),
             fields=sorted(self._fields),
             rejected=len(self.rejects),
             rejects_sha256=digest_of_file(rejects_path) if self.rejects else "",

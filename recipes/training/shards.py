@@ -10,7 +10,7 @@ import numpy as np
 
 from lt.datagen.shards import LtError, Sample, ShardError, open_shards
 from lt.datagen.shards.index import load_index
-from lt.datagen.shards.reader import Shard, Shards
+from lt.datagen.shards.reader import Shard, Shards, shard_identity
 from lt.datagen.shards.remote import Location
 from lt.datagen.shards.storage import atomic_file, digest_of, lt_home
 
@@ -22,7 +22,8 @@ _OPEN_SAMPLES = 200_000
 class ShardSet:
     """Shards by number, of one or several folders, with their sizes: random access for loader workers.
 
-    Sizes come from manifests where there are any; else every shard's index is read once. `digest` names the data.
+    Sizes come from manifests where there are any; else every shard's index is read once. `digest` names the data,
+    whatever code made them.
     """
 
     def __init__(self, sources: Sequence[Shards], cache_gb: float = 0.0):
@@ -94,16 +95,9 @@ def _catalogue(shards: Shards) -> list[tuple[str, int, list[str]]]:
     entries = shards.manifest.shards if shards.manifest and shards.manifest.complete else []
     if len(entries) == len(shards.shards):
         pairs = zip(shards.shards, entries, strict=True)
-        return [(shard.location.url, entry.count, [entry.name, entry.sha256]) for shard, entry in pairs]
-    return [_entry(shard.location) for shard in shards.shards]
-
-
-def _entry(location: Location) -> tuple[str, int, list[str]]:
-    """A foreign shard is known by its name, size and where its fields lie: it may be copied or touched."""
-    index = load_index(location)
-    if index.sidecar is not None:
-        return location.url, len(index.samples), [location.name, index.sidecar.sha256]
-    return location.url, len(index.samples), [location.name, str(location.stat()[0]), digest_of(index.samples)]
+        return [(shard.location.url, entry.count, [entry.name, entry.content]) for shard, entry in pairs]
+    opened = (Shard(shard.location) for shard in shards.shards)  # not kept: an index takes 1 kB a sample
+    return [(shard.location.url, len(shard), shard_identity(shard)) for shard in opened]
 
 
 def open_shard(location: Location, cache_gb: float) -> Shard:

@@ -49,8 +49,7 @@ def build(folder: Path, *shards: list[Sample | Reject], **manifest) -> Manifest:
         for reject in writer.rejects:
             made.rejected[reject.reason] = made.rejected.get(reject.reason, 0) + 1
         if writer.sidecar.count:
-            entry = {name: getattr(writer.sidecar, name) for name in ("count", "bytes", "sha256")}
-            made.shards.append(ShardEntry(name=writer.sidecar.shard, **entry))
+            made.shards.append(ShardEntry.of(writer.sidecar))
     made.count = sum(entry.count for entry in made.shards)
     made.fields = sorted(fields)
     made.save(folder / "manifest.json")

@@ -48,7 +48,7 @@ def write_folder(folder: Path, count: int) -> None:
         writer.stages = [StageMetrics(name="scenes", kept=count, rejected={"too-small": 3}, seconds=1.5)]
     sidecar = writer.sidecar
     assert sidecar
-    entry = ShardEntry(name=sidecar.shard, count=sidecar.count, bytes=sidecar.bytes, sha256=sidecar.sha256)
+    entry = ShardEntry.of(sidecar)
     manifest = Manifest(pipeline="scenes", tasks=1, complete=True, count=count, shards=[entry], stages=writer.stages)
     manifest.save(folder / "manifest.json")
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lt.datagen.shards import Reject, Sample, ShardError, ShardWriter
-from lt.datagen.shards.manifest import Manifest, shard_name
+from lt.datagen.shards.manifest import Manifest, Sidecar, shard_name
 from lt.datagen.shards.verify import verify
 from tests.datagen.shards.making import build, encoded, foreign, picture, plain
 
@@ -133,6 +133,15 @@ def test_a_flipped_byte_of_the_manifest_is_a_finding_or_changes_only_words(tmp_p
 def test_a_missing_file_is_named(folder, file, finding):
     (folder / file).unlink()
     assert finding in findings(folder)
+
+
+def test_a_content_digest_that_is_not_that_of_the_samples_is_named(tmp_path):
+    manifest = build(tmp_path, [plain("a")])
+    sidecar = Sidecar.load(tmp_path / "shard-000000.json")
+    sidecar.content = manifest.shards[0].content = "0" * 64
+    sidecar.save(tmp_path / "shard-000000.json")
+    manifest.save(tmp_path / "manifest.json")
+    assert findings(tmp_path) == [("shard-000000.tar", "", "wrong-content")]
 
 
 def test_what_does_not_belong_there_is_named(folder):

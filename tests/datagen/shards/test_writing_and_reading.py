@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import tarfile
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lt.datagen.shards import LtError, Reject, Sample, SampleError, ShardError, ShardWriter, codec, open_shards
-from lt.datagen.shards.manifest import Manifest, Sidecar, shard_name
+from lt.datagen.shards.manifest import Manifest, ShardEntry, Sidecar, shard_name
 from lt.datagen.shards.sample import check_field, check_key, safe_key
 from lt.datagen.shards.writer import read_rejects
 
@@ -88,6 +89,35 @@ def test_equal_samples_give_equal_bytes(tmp_path):
     assert (tmp_path / "a" / shard_name(0)).read_bytes() == (tmp_path / "b" / shard_name(0)).read_bytes()
 
 
+def test_the_content_digest_tells_samples_apart_and_not_the_code_that_made_them(tmp_path):
+    def made(name: str, pixel=7, caption="a cat", n=1, code="0.1.0+1f2e3d4c", key="a") -> Sidecar:
+        lineage = [{"stage": "draw", "code": code}]
+        pixels = np.full((2, 2, 3), pixel, np.uint8)
+        return write(
+            tmp_path / name, [Sample(key, {"png": pixels, "txt": caption, "json": {"n": n, "lineage": lineage}})]
+        )
+
+    first, later = made("first"), made("later", code="0.2.0+5d6c7b8a")
+    assert first.content == later.content and first.sha256 != later.sha256
+    assert open_shards(tmp_path / "first").digest() == open_shards(tmp_path / "later").digest()
+    changes = [{"pixel": 8}, {"caption": "a cow"}, {"n": 2}, {"key": "b"}]
+    contents = [made(f"changed-{number}", **change).content for number, change in enumerate(changes)]
+    assert len({first.content, *contents}) == 5
+
+
+def test_a_foreign_shard_may_be_copied_or_touched_but_not_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv("LT_HOME", str(tmp_path / "home"))
+    write(tmp_path / "a", simple())
+    tar = tmp_path / "a" / shard_name(0)
+    tar.with_suffix(".json").unlink()
+    before = open_shards(tmp_path / "a").digest()
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    tar.touch()
+    assert before == open_shards(tmp_path / "a").digest() == open_shards(tmp_path / "b").digest()
+    tar.write_bytes(tar.read_bytes().replace(b"caption 1", b"caption x"))  # every field lies where it lay
+    assert open_shards(tmp_path / "a").digest() != before
+
+
 def test_fields_that_are_not_touched_keep_their_bytes(tmp_path):
     odd = b'{"b": 1,   "a": [2.50]}'
     write(tmp_path, [Sample("a", {"json": odd, "jpg": b"not even a picture"})])
@@ -161,7 +191,7 @@ def written(tmp_path_factory):
     sidecar = write(folder, simple())
     Manifest(
         pipeline="p", complete=True, tasks=1, count=3, fields=sidecar.fields,
-        shards=[{"name": sidecar.shard, "count": 3, "bytes": sidecar.bytes, "sha256": sidecar.sha256}],
+        shards=[ShardEntry.of(sidecar)],
     ).save(folder / "manifest.json")  # fmt: skip
     return Files({path.name: path.read_bytes() for path in folder.iterdir()})
 
@@ -259,6 +289,15 @@ def test_a_newer_schema_says_update(tmp_path, written):
     lay_out(tmp_path, written | {"shard-000000.json": json.dumps(sidecar).encode()})
     with pytest.raises(ShardError, match="Update lt-toolkit"):
         list(open_shards(tmp_path))
+
+
+def test_an_older_schema_says_what_to_do(tmp_path, written):
+    sidecar = json.loads(written["shard-000000.json"]) | {"schema_version": 1}
+    del sidecar["content"]
+    lay_out(tmp_path, written | {"shard-000000.json": json.dumps(sidecar).encode()})
+    with pytest.raises(ShardError, match=r"older lt \(schema version 1, now 2\)") as refused:
+        list(open_shards(tmp_path))
+    assert "anew" in refused.value.hint and "reshard" in refused.value.hint
 
 
 def test_a_sidecar_that_promises_gigabytes_costs_an_error_only(tmp_path, written):
