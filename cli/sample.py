@@ -134,38 +134,20 @@ def pangu(
         show_default="6, the paper's; 3 with the tiny U-Nets",
     ),
     seed: int = typer.Option(0, "--seed", min=0, help="Of the first picture; the n-th has seed + n."),
+    batch: int = typer.Option(8, "--batch", min=1, help="Pictures at once: fewer need less memory."),
     out: Path = typer.Option(None, "--out", help="Folder for the shards.", show_default="samples/pangu"),
     as_json: bool = JsonOption,
 ) -> None:
     """Draw pictures from prompts and control pictures into shards, with a grid. The same command again continues."""
     from lt.cli.progress import run_with_table
-    from lt.recipes.pangu.job import Wishes, make_job
-    from lt.recipes.pangu.sample import write_grid
+    from lt.recipes.pangu.options import PanguOptions
+    from lt.recipes.pangu.sample import sample
 
-    drawn = {"pose": pose, "edge": edge, "layout": layout, "color": color}
-    photos = {"pose": pose_of, "edge": edge_of, "color": color_of}
-    wishes = Wishes(
-        prompt=prompt,
-        prompts=prompts,
-        data=data,
-        checkpoint=checkpoint,
-        base=base,
-        controls=[name.strip() for name in controls.split(",") if name.strip()],
-        pictures={name: file for name, file in drawn.items() if file},
-        photos={name: file for name, file in photos.items() if file},
-        coop=coop,
-        style=style,
-        low=low,
-        size=size,
-        count=count,
-        steps=steps,
-        guidance=guidance,
-        seed=seed,
-    )
-    job = make_job(wishes, note)
+    given = {name: value for name, value in locals().items() if name in PanguOptions.model_fields}
+    job = sample(PanguOptions(**given), note)
     out = out or Path("samples") / "pangu"
     run_with_table(job.pipeline, out, 0, "local", as_json)
-    note(f"Look at {write_grid(out, job.controls)}, or: lt shards page {out}")
+    note(job.then(out))
 
 
 def _align(

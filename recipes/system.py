@@ -29,11 +29,15 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Job:
-    """Shards to be made: the command line runs `pipeline` into `out` under its table, then says what `then` returns."""
+    """Shards to be made: the command line runs `pipeline` under its table, then says what `then` returns of their folder.
+
+    Attributes:
+        out: the folder, where the options of the job itself say it; None = the command line's `--out`, or its default.
+    """
 
     pipeline: "Pipeline"
-    out: Path
-    then: Callable[[], str] = lambda: ""
+    out: Path | None = None
+    then: Callable[[Path], str] = lambda out: ""
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ from lt.recipes.pangu import ledger
 from lt.recipes.pangu.measures import (
     JUDGE,
     SPACE,
-    Draw,
+    Drawing,
     alone,
     handed_over,
     of_run,
@@ -118,7 +118,7 @@ _LOW_PAIR = ("structure-low", "texture-low")
 _COOP = (*_PAIR, "blind", "blind-pose", "vae-b")
 
 
-def drawing(name: str, variants: tuple[str, ...], draw: Draw) -> Joint:
+def drawing(name: str, variants: tuple[str, ...], draw: Drawing) -> Joint:
     """What the judge sees in the drawings of some variants."""
     return Joint(name, (JUDGE, SPACE, *variants), seen(draw))
 

@@ -13,21 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lt.models.coop import HandOver, Member, Weight, fading, hand_over, joint_denoise
-from lt.models.nn.diffusion import Guided
+from lt.models.coop import HandOver, Member
 from lt.models.nn.sampling import Solver, sample, seeded_start
 from lt.models.pangu import T_STRUCT
 from lt.recipes.claims import Measured, Measures
 from lt.recipes.diffusion import autoencoders
 from lt.recipes.diffusion.pictures import to_bytes, to_signed
+from lt.recipes.draw.drawing import decoded, draw, guided_by
+from lt.recipes.draw.painters import Painter, open_painter
 from lt.recipes.evaluate.bootstrap import resampled
 from lt.recipes.evaluate.images.distances import frechet_distance
 from lt.recipes.evaluate.images.judge import Judge, true_points
 from lt.recipes.judge.labels import described
 from lt.recipes.judge.measures import points_found
-from lt.recipes.pangu import painters
 from lt.recipes.pangu.miniature import HIGH, LOW, Orders
-from lt.recipes.pangu.painters import Painter
+from lt.recipes.pangu.painters import locate_runs
+from lt.recipes.pangu.together import draw_together, member
 from lt.recipes.training.logging import read_log
 
 STEPS, GUIDANCE = 20, 3.0
@@ -37,7 +38,7 @@ _BATCH = 64
 _HALF_NYQUIST = 0.25  # cycles a pixel
 
 Runs = Mapping[str, Path]
-Draw = Callable[[Runs, Orders], Tensor]
+Drawing = Callable[[Runs, Orders], Tensor]
 """Runs by variant and orders to pictures, float [n, 3, HIGH, HIGH] in about -1..1."""
 
 
@@ -48,7 +49,7 @@ def of_run(run: Path, test: str) -> Measures:
     return {name: Measured(value) for name, value in metrics.items()}
 
 
-def seen(draw: Draw) -> Callable[[Runs, str], Measures]:
+def seen(draw: Drawing) -> Callable[[Runs, str], Measures]:
     """What the judge sees in the pictures that the test figures' orders give, and `draw_seconds`, processor time a picture."""
 
     def measure(runs: Runs, test: str) -> Measures:
@@ -104,64 +105,54 @@ def true_pictures(runs: Runs, orders: Orders) -> Tensor:
     return space.decode(space.encode(pixels)).cpu()
 
 
-def alone(*names: str, side: int = HIGH) -> Draw:
+def alone(*names: str, side: int = HIGH) -> Drawing:
     """One model, or two generators that share the time line; drawn at `side` pixels and enlarged (bicubic) where that is less."""
 
-    def draw(runs: Runs, orders: Orders) -> Tensor:
-        painter = _painter(runs, names)
-        lead = _member(painter, orders.captions, side)
-        latents = joint_denoise([lead], painter.scheduler, steps=STEPS, seeds=orders.seeds)
-        return _enlarged(_decoded(lead, latents), HIGH)
+    def drawing(runs: Runs, orders: Orders) -> Tensor:
+        how = {"steps": STEPS, "guidance": GUIDANCE}
+        return _enlarged(draw(_painter(runs, names), orders.captions, orders.seeds, (side, side), **how), HIGH)
 
-    return draw
+    return drawing
 
 
-def together(text: Sequence[str], pose: Sequence[str], weight: float, send_back: bool = True) -> Draw:
-    """Coop-Diffusion: a model that knows the captions leads, one in another latent space that knows the skeletons has `weight`.
+def together(text: Sequence[str], pose: Sequence[str], weight: float, send_back: bool = True) -> Drawing:
+    """Coop-Diffusion: a model that knows the captions leads, another that knows the skeletons has `weight`."""
 
-    As in `lt sample pangu`, the weight fades to zero from t = 300 to 200.
-    """
-
-    def draw(runs: Runs, orders: Orders) -> Tensor:
+    def drawing(runs: Runs, orders: Orders) -> Tensor:
         lead, other = _painter(runs, text), _painter(runs, pose)
-        nothing = [""] * len(orders.captions)
-        members = (
-            _member(lead, orders.captions, HIGH),
-            _member(other, nothing, HIGH, 1.0, fading(weight), {"pose": orders.skeletons}),
-        )
-        how = {"steps": STEPS, "seeds": orders.seeds, "send_back": send_back}
-        return _decoded(members[0], joint_denoise(members, lead.scheduler, **how))
+        size, nothing = (HIGH, HIGH), [""] * len(orders.captions)
+        posed = guided_by(other, nothing, size, 1.0, {"pose": orders.skeletons})
+        members = [_member(lead, orders.captions, HIGH), member(other, posed, size, weight, lead)]
+        return draw_together(lead, [HandOver(members)], orders.seeds, STEPS, send_back=send_back)
 
-    return draw
+    return drawing
 
 
-def handed_over(low: Sequence[str], high: Sequence[str]) -> Draw:
+def handed_over(low: Sequence[str], high: Sequence[str]) -> Drawing:
     """Resolution hand-over at T_struct: the clean guess is enlarged and noised again."""
 
-    def draw(runs: Runs, orders: Orders) -> Tensor:
+    def drawing(runs: Runs, orders: Orders) -> Tensor:
         first, then = _low_and_high(runs, orders, low, high)
-        groups = (HandOver([first], T_STRUCT), HandOver([then]))
-        latents = hand_over(groups, _painter(runs, high).scheduler, steps=STEPS, seeds=orders.seeds)
-        return _decoded(then, latents)
+        return draw_together(_painter(runs, high), [HandOver([first], T_STRUCT), HandOver([then])], orders.seeds, STEPS)
 
-    return draw
+    return drawing
 
 
-def state_enlarged(low: Sequence[str], high: Sequence[str]) -> Draw:
+def state_enlarged(low: Sequence[str], high: Sequence[str]) -> Drawing:
     """What the paper advises against: the noisy state itself is enlarged (bicubic) at T_struct."""
 
-    def draw(runs: Runs, orders: Orders) -> Tensor:
+    def drawing(runs: Runs, orders: Orders) -> Tensor:
         first, then = _low_and_high(runs, orders, low, high)
-        scheduler = _painter(runs, high).scheduler
+        lead = _painter(runs, high)
         noise, _ = seeded_start(orders.seeds, first.shape)
-        solver = Solver(scheduler, STEPS, noise.to(next(first.guided.model.parameters()).device))
+        solver = Solver(lead.scheduler, STEPS, noise.to(next(first.guided.model.parameters()).device))
         with torch.no_grad():
             while solver.t > T_STRUCT:
                 solver.step(first.guided(solver.z, solver.t))
         state = _enlarged(solver.z, then.shape[-1])
-        return _decoded(then, sample(then.guided, scheduler, state, steps=STEPS, begin=solver.rung))
+        return decoded(lead, sample(then.guided, lead.scheduler, state, steps=STEPS, begin=solver.rung))
 
-    return draw
+    return drawing
 
 
 def _low_and_high(runs: Runs, orders: Orders, low: Sequence[str], high: Sequence[str]) -> tuple[Member, Member]:
@@ -169,25 +160,11 @@ def _low_and_high(runs: Runs, orders: Orders, low: Sequence[str], high: Sequence
 
 
 def _painter(runs: Runs, names: Sequence[str]) -> Painter:
-    return painters.load(painters.find_runs([str(runs[name]) for name in names]))
+    return open_painter(locate_runs([str(runs[name]) for name in names]))
 
 
-def _member(
-    painter: Painter,
-    captions: Sequence[str],
-    side: int,
-    guidance: float = GUIDANCE,
-    weight: Weight = 0.0,
-    hints: Mapping[str, Tensor] | None = None,
-) -> Member:
-    condition, empty = painter.conditions(captions, (side, side), hints or {})
-    guided = Guided(painter.model, condition, empty, guidance)
-    return Member(guided, painter.space, painter.latent_shape(side, side), weight)
-
-
-@torch.no_grad()
-def _decoded(member: Member, latents: Tensor) -> Tensor:
-    return member.space.decode(latents)
+def _member(painter: Painter, captions: Sequence[str], side: int) -> Member:
+    return member(painter, guided_by(painter, captions, (side, side), GUIDANCE), (side, side))
 
 
 def _enlarged(values: Tensor, side: int) -> Tensor:

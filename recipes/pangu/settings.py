@@ -13,8 +13,6 @@ from lt.recipes.diffusion.worlds import WorldSettings
 UNETS: dict[str, UNetShape] = {"tiny": TINY, "tiny-whole": TINY_WHOLE, "sd15": SD15, "sd21": SD21, "pangu": PANGU}
 BUCKETS = {512: BUCKETS_512.sizes, 1024: BUCKETS_1024.sizes}
 """The released lists of sizes, by the side of their square."""
-CONTROLS = ("pose", "edge", "layout", "color")
-"""Control pictures, see recipes/diffusion/controls.py: the first two are held by shards, the others are computed."""
 DEFAULT_AUTOENCODER = "runs/vae-tiny"
 
 

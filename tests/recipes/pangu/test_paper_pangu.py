@@ -17,11 +17,13 @@ from lt.models.pangu import BUCKETS_512, BUCKETS_1024, bilingual_condition
 from lt.recipes import registry
 from lt.recipes.config import read_card, resolve
 from lt.recipes.diffusion.texts import hugging_face_tokenizer, load_text_encoders, text_digest, world_tokenizer
-from lt.recipes.pangu import painters
+from lt.recipes.draw.painters import open_painter
+from lt.recipes.draw.prompts import PromptSource
+from lt.recipes.draw.stage import make_pipeline
 from lt.recipes.pangu import settings as pangu_settings
 from lt.recipes.pangu.objective import PanguObjective, restore
-from lt.recipes.pangu.requests import PromptSource
-from lt.recipes.pangu.sample import Draw, make_pipeline
+from lt.recipes.pangu.painters import locate_runs
+from lt.recipes.pangu.together import DrawTogether
 from lt.recipes.training import checkpoints
 from lt.recipes.training.estimate import Size
 from lt.recipes.training.loop import dry_run, train
@@ -199,12 +201,12 @@ def test_both_generators_draw_in_a_size_that_the_first_has_learned(plan_of, fold
     train(plan_of("structure", "train.steps=2"), [].append)
     small = "model.buckets=[[24, 40], [32, 32], [40, 24]]"
     train(plan_of("texture", "train.steps=2", "model.generator=texture", "model.low=32", small), [].append)
-    found = painters.find_runs([str(folder / "texture"), str(folder / "structure")])
-    source = PromptSource(("a red apple", "一个红色苹果"), 2, 0, (48, 80))
-    pipeline = make_pipeline(source, Draw((found,), (), 48, 80, steps=2))
+    found = locate_runs([str(folder / "texture"), str(folder / "structure")])
+    source = PromptSource("pangu", ("a red apple", "一个红色苹果"), 2, 0, (48, 80))
+    pipeline = make_pipeline(source, DrawTogether(found, (), 48, 80, steps=2))
     assert run_pipeline(pipeline, folder / "drawn", workers=0).complete
     assert [sample.picture.shape for sample in open_shards(folder / "drawn")] == [(80, 48, 3)] * 2
-    condition, empty = painters.load(found).conditions(["a red apple"], (80, 48), {})
+    condition, empty = open_painter(found).conditions(["a red apple"], (80, 48), {})
     assert condition["ids"].tolist() == empty["ids"].tolist() == [[2]]
     with pytest.raises(LtError, match="48x64 is no size this model has learned"):
-        painters.load(found).conditions(["a red apple"], (48, 64), {})
+        open_painter(found).conditions(["a red apple"], (48, 64), {})

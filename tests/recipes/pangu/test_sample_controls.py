@@ -14,8 +14,8 @@ from lt.datagen.shards.codec import decode_image, to_rgb
 from lt.datagen.sources.figures import FiguresSource
 from lt.models.perception.registry import find, load
 from lt.recipes.diffusion.controls import control_picture
-from lt.recipes.pangu.control_files import find_in_photo
-from lt.recipes.pangu.requests import PromptSource, ShardPrompts
+from lt.recipes.draw.control_files import find_in_photo
+from lt.recipes.draw.prompts import PromptSource, ShardPrompts
 
 LACKING = find("pose", "mediapipe").missing
 with_pose_model = pytest.mark.skipif(bool(LACKING), reason=f"needs {', '.join(LACKING)}: make setup")
@@ -34,7 +34,9 @@ def test_edges_and_colours_of_a_picture_are_those_of_the_world(here):
     figure = FiguresSource(1, "test", size=64).sample(0)
     file = str(here / "photo.png")
     Image.fromarray(figure.picture).save(file)
-    first, second = PromptSource((PROMPT,), 2, 7, (64, 64), photos=(("edge", file), ("color", file))).read([0, 2])
+    first, second = PromptSource("pangu", (PROMPT,), 2, 7, (64, 64), photos=(("edge", file), ("color", file))).read(
+        [0, 2]
+    )
     assert np.array_equal(first["edge.png"], figure["edge.png"])
     assert np.array_equal(first["color.png"], control_picture(figure, "color", (64, 64)))
     assert np.array_equal(second["edge.png"], first["edge.png"])

@@ -14,9 +14,12 @@ from PIL import Image
 from lt.datagen.engine.run import run_pipeline
 from lt.datagen.shards import LtError, open_shards
 from lt.recipes import registry
-from lt.recipes.pangu import painters
-from lt.recipes.pangu.requests import PromptSource
-from lt.recipes.pangu.sample import Draw, make_pipeline
+from lt.recipes.draw.drawing import guided_by
+from lt.recipes.draw.painters import open_painter
+from lt.recipes.draw.prompts import PromptSource
+from lt.recipes.draw.stage import make_pipeline
+from lt.recipes.pangu.painters import locate_runs
+from lt.recipes.pangu.together import DrawTogether
 from lt.recipes.training import checkpoints
 from lt.recipes.training.loop import train
 from lt.recipes.training.plan import make_plan
@@ -46,10 +49,10 @@ def test_with_nothing_said_it_draws_the_test_figures(here, tmp_path):
 
 
 def test_a_seed_gives_its_picture_in_any_batch(here, tmp_path):
-    found = painters.find_runs(TINY)
+    found = locate_runs(TINY)
     for batch, seed, count in ((5, 0, 5), (2, 0, 5), (8, 3, 1)):
-        source = PromptSource((PROMPT,), count, seed, (64, 64))
-        stage = Draw((found,), (), 64, 64, steps=2, batch=batch)
+        source = PromptSource("pangu", (PROMPT,), count, seed, (64, 64))
+        stage = DrawTogether(found, (), 64, 64, steps=2, batch=batch)
         assert run_pipeline(make_pipeline(source, stage), tmp_path / f"{batch}", workers=0).complete
     five, two, alone = (drawn(tmp_path / str(batch)) for batch in (5, 2, 8))
     assert five.keys() == two.keys() == set(range(5)) and alone.keys() == {3}
@@ -141,10 +144,8 @@ def test_a_second_style_pulls_and_a_scale_of_zero_is_none(here, tmp_path):
 
 def test_style_guidance_is_the_paper_s_formula(here):
     """eps = eps_0 + s (eps_c - eps_0) + s_style (eps_style - eps_c), with the style before the prompt."""
-    found = painters.find_runs(TINY)
-    painter = painters.load(found)
-    request = next(PromptSource((PROMPT,), 1, 0, (64, 64)).read([0, 1]))
-    guided = Draw((found,), (), 64, 64, styles=(("a man", 4.0),))._member(found, (64, 64), [request]).guided
+    painter = open_painter(locate_runs(TINY))
+    guided = guided_by(painter, [PROMPT], (64, 64), 6.0, styles=[("a man", 4.0)])
     z, t = torch.randn(1, *painter.latent_shape(64, 64), generator=torch.Generator().manual_seed(0)), torch.tensor(700)
     with torch.no_grad():
         texts = ("", PROMPT, f"a man {PROMPT}")
@@ -187,10 +188,10 @@ def test_a_branch_of_another_generator_is_refused(here):
     if not whole.exists():
         run("pangu", "tiny-whole", "train.steps=3")
     with pytest.raises(LtError, match="pose branch of structure generator has nothing to steer among: whole"):
-        painters.load(painters.find_runs([str(whole), "runs/pangu-tiny-pose"]))
-    assert painters.load(painters.find_runs([str(whole)])).controls == ()
+        open_painter(locate_runs([str(whole), "runs/pangu-tiny-pose"]))
+    assert open_painter(locate_runs([str(whole)])).controls == ()
     other = here / "runs" / "other"
     plan = make_plan(registry.find("pangu"), "tiny", None, [*WORLD, *SHORT, "train.seed=1"], other)
     train(plan, note=lambda _: None)
     with pytest.raises(LtError, match="pose branch was trained for another structure generator"):
-        painters.load(painters.find_runs([str(other), TINY[1], "runs/pangu-tiny-pose"]))
+        open_painter(locate_runs([str(other), TINY[1], "runs/pangu-tiny-pose"]))

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from lt.datagen.shards import LtError
 from lt.recipes import shipped
 from lt.recipes.diffusion import autoencoders
-from lt.recipes.pangu import painters
+from lt.recipes.draw.painters import open_painter
 from lt.recipes.pangu.objective import restore
+from lt.recipes.pangu.painters import locate_runs
 from lt.recipes.ship import ship
 from lt.recipes.training import checkpoints
 
@@ -58,10 +59,10 @@ def test_a_shipped_branch_can_be_trained_further(recipes, tmp_path):
 
 
 def test_shipped_models_draw_together_and_use_the_shipped_autoencoder(recipes):
-    painter = painters.load(painters.find_runs([f"lt:{name}" for name in RUNS[1:]]))
+    painter = open_painter(locate_runs([f"lt:{name}" for name in RUNS[1:]]))
     assert painter.name.startswith("the miniature that comes with lt") and painter.controls == ("pose",)
     assert painter.space is autoencoders.load(autoencoders.locate("lt:vae-tiny"))
-    mine = painters.load(painters.find_runs([f"runs/{name}" for name in RUNS[1:]]))
+    mine = open_painter(locate_runs([f"runs/{name}" for name in RUNS[1:]]))
     z = torch.from_numpy(np.random.default_rng(0).standard_normal((1, painter.channels, 16, 16), dtype=np.float32))
     both = []
     for one in (painter, mine):

@@ -19,7 +19,7 @@ from lt.models.nn.tokenizers import split_words
 from lt.recipes.diffusion.controls import control_picture
 from lt.recipes.diffusion.pictures import Size
 from lt.recipes.diffusion.texts import wordings
-from lt.recipes.pangu.control_files import find_in_photo, read_drawn, same_aspect
+from lt.recipes.draw.control_files import find_in_photo, read_drawn, same_aspect
 
 SHARD_SIZE = 32
 """Samples a shard: what an interrupted run repeats at most."""
@@ -30,6 +30,7 @@ class PromptSource:
     """`count` samples from prompts in turn, each with the same control pictures.
 
     Args:
+        system: who draws: what the keys begin with.
         prompts: texts, none empty.
         count: how many pictures.
         seed: of the first one.
@@ -42,6 +43,7 @@ class PromptSource:
         LtError: see `control_files`.
     """
 
+    system: str
     prompts: tuple[str, ...]
     count: int
     seed: int
@@ -58,6 +60,7 @@ class PromptSource:
     def settings(self) -> dict[str, Any]:
         files = [[control, digest_of_file(file)] for control, file in (*self.pictures, *self.photos)]
         return {
+            "system": self.system,
             "prompts": self.prompts,
             "count": self.count,
             "seed": self.seed,
@@ -78,7 +81,7 @@ class PromptSource:
         for number in range(*split):
             prompt = self.prompts[number % len(self.prompts)]
             fields = {f"{control}.png": picture for control, picture in self._controls.items()}
-            yield request(f"pangu-{self.seed}-{number:06d}", prompt, self.seed + number, fields)
+            yield request(f"{self.system}-{self.seed}-{number:06d}", prompt, self.seed + number, fields)
 
     @cached_property
     def _controls(self) -> dict[str, np.ndarray]:

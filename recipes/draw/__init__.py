@@ -1,0 +1,1 @@
+"""What every system that draws shares: options, prompts, control files, painters, the drawing stage."""

@@ -1,0 +1,96 @@
+"""What was asked for, completed where nothing was said, and said aloud: prompts, control pictures and sizes."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lt.datagen.shards import UsageError
+from lt.recipes.diffusion.pictures import Size
+from lt.recipes.draw.control_files import read_picture
+from lt.recipes.draw.options import ControlOptions, DrawOptions
+from lt.recipes.draw.painters import Painter
+from lt.recipes.draw.prompts import PromptSource, ShardPrompts, read_prompts
+from lt.recipes.system import Note
+from lt.recipes.worlds import figures, figures_folder
+
+_WORLD_SAMPLES, _FROM_SHARDS = 256, 16
+_NO_CONTROLS = ControlOptions()
+
+
+def size_of(text: str, option: str = "--size") -> Size:
+    """(width, height) of `64x96`. Raises UsageError, naming the option, where it says something else."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match or not (int(match[1]) and int(match[2])):
+        raise UsageError(f"{option} {text}: want WIDTHxHEIGHT in pixels.", "Example: 64x96")
+    return int(match[1]), int(match[2])
+
+
+def prompt_source(
+    system: str,
+    options: DrawOptions,
+    size: Size,
+    tell: Callable[[str], None],
+    note: Note,
+    follow: ControlOptions = _NO_CONTROLS,
+) -> PromptSource | ShardPrompts:
+    """Where prompts and control pictures come from: what was named, else the test figures.
+
+    Args:
+        system: who draws.
+        tell: takes in a few words which they are, before a world is made.
+        follow: the control pictures.
+
+    Raises:
+        UsageError: options that contradict each other.
+        LtError: prompts or pictures that are not there or do not fit.
+    """
+    texts = [*options.prompt, *(read_prompts(options.prompts) if options.prompts else [])]
+    if texts and options.data:
+        raise UsageError("Give either prompts or --data.", "--data takes its prompts from the captions of the shards.")
+    if texts:
+        source = _from_prompts(system, options, texts, follow, size)
+        tell(f"{len(texts)} prompt{'s'[: len(texts) > 1]} as asked")
+        return source
+    if follow.drawings or follow.photos:
+        raise UsageError("A control picture needs a prompt.", 'Say what to draw: --prompt "a child in a red shirt"')
+    count = options.count or _FROM_SHARDS
+    world = "test", max(_WORLD_SAMPLES, count), max(64, *size)
+    said = "as asked" if options.data else "no --prompt: the figures world's test split"
+    tell(f"prompts and control pictures of {options.data or figures_folder(*world)} ({said})")
+    where = options.data or str(figures(*world, note))
+    return ShardPrompts(where, count, options.seed, size, follow.followed)
+
+
+def _from_prompts(
+    system: str, options: DrawOptions, texts: Sequence[str], follow: ControlOptions, size: Size
+) -> PromptSource:
+    pictures, photos = (
+        tuple((name, str(file)) for name, file in of.items()) for of in (follow.drawings, follow.photos)
+    )
+    if missing := [name for name in follow.followed if name not in {*follow.drawings, *follow.photos}]:
+        files = " ".join(f"--{name} FILE" for name in missing)
+        raise UsageError(f"There is no control picture for {', '.join(missing)}.", f"Name it: {files}")
+    return PromptSource(system, tuple(texts), options.count or len(texts), options.seed, size, pictures, photos)
+
+
+def warn(
+    source: PromptSource | ShardPrompts, options: DrawOptions, painter: Painter, note: Note, styles: Sequence[str] = ()
+) -> None:
+    """Say what comes out otherwise than one might think.
+
+    Args:
+        styles: texts that are read before each prompt.
+    """
+    if isinstance(source, ShardPrompts):
+        if options.count and options.count > source.total:
+            note(f"  {source.where} holds {source.total} samples: so many pictures, not {options.count}")
+        return
+    for control, file in source.pictures:
+        height, width, _ = read_picture(control, Path(file), source.size).shape
+        if (width, height) != source.size:
+            note(f"  the {control} picture is scaled from {width}x{height} to {source.size[0]}x{source.size[1]}")
+    for before in ("", *(f"{style} " for style in styles)):
+        for prompt in source.prompts:
+            if cut := painter.unread(before + prompt):
+                said = f"the last {cut} words of {(before + prompt)[:40]!r}..."
+                note(f"  {said} are not read: the text encoder has no places for them")
