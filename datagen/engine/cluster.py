@@ -9,7 +9,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,21 @@ from lt.datagen.shards.errors import LtError
 from lt.datagen.shards.manifest import StageMetrics
 
 
-def run_on_ray(pipeline: Pipeline, out: Path, ledger: Ledger, workers: int, stall_seconds: float) -> None:
-    """Attempt all tasks of `ledger` on a Ray cluster, at most `workers` at once.
+def run_on_ray(
+    pipeline: Pipeline, out: Path, ledger: Ledger, seats: Sequence[str | None], stall_seconds: float
+) -> None:
+    """Attempt all tasks of `ledger` on a Ray cluster, with one actor a seat.
+
+    Args:
+        seats: the device of each worker. Of an accelerator only the kind counts: Ray gives the actor one of the cluster's GPUs
+            and hides the others from it.
 
     Raises:
         LtError: Ray is not installed.
         OutputError: nothing more can be written.
     """
-    with _cluster(max(1, workers)) as ray:
-        _Run(ray, pipeline, out, ledger, max(1, workers), stall_seconds).run()
+    with _cluster(len(seats)) as ray:
+        _Run(ray, pipeline, out, ledger, seats, stall_seconds).run()
 
 
 @contextlib.contextmanager
@@ -67,74 +75,113 @@ class _Board:
         return taken
 
 
-def _attempt(pipeline: Pipeline, task: Task, out: Path, board: Any) -> Outcome:
-    """Runs on the cluster. The first sign of life says that the task is no longer queued."""
-    board.write.remote(task.number, [])
-    next_beat = 0.0
+class _Worker:
+    """An actor that attempts tasks, one at a time."""
 
-    def beat(metrics: list[StageMetrics]) -> None:
-        nonlocal next_beat
-        if time.monotonic() >= next_beat:
-            board.write.remote(task.number, metrics)
-            next_beat = time.monotonic() + BEAT_EVERY
+    def attempt(self, pipeline: Pipeline, task: Task, out: Path, board: Any) -> Outcome:
+        """The first sign of life says that the task is no longer queued."""
+        board.write.remote(task.number, [])
+        next_beat = 0.0
 
-    return run_task(pipeline, task, out, beat)
+        def beat(metrics: list[StageMetrics]) -> None:
+            nonlocal next_beat
+            if time.monotonic() >= next_beat:
+                board.write.remote(task.number, metrics)
+                next_beat = time.monotonic() + BEAT_EVERY
+
+        return run_task(pipeline, task, out, beat)
+
+
+@dataclass
+class _Attempt:
+    """A task under way: who works on it, at which seat, and when it last gave a sign of life."""
+
+    task: Task
+    seat: str | None
+    worker: Any
+    last_sign: float = math.inf
 
 
 class _Run:
     """The tasks under way on the cluster."""
 
-    def __init__(self, ray: Any, pipeline: Pipeline, out: Path, ledger: Ledger, workers: int, stall_seconds: float):
+    def __init__(
+        self, ray: Any, pipeline: Pipeline, out: Path, ledger: Ledger, seats: Sequence[str | None], stall_seconds: float
+    ):
         self._ray = ray
         self._ledger = ledger
-        self._workers = workers
         self._stall_seconds = stall_seconds
         self._out = out
         self._pipeline = ray.put(pipeline)
         self._board = ray.remote(num_cpus=0)(_Board).remote()
-        self._attempt = ray.remote(num_cpus=1, max_retries=0)(_attempt)
-        self._tasks: dict[Any, Task] = {}
-        self._last_sign: dict[int, float] = {}
+        self._free: deque[tuple[str | None, Any]] = deque((seat, None) for seat in seats)
+        self._attempts: dict[Any, _Attempt] = {}
 
     def run(self) -> None:
         try:
             while not self._ledger.is_over:
                 self._start()
-                ended, _ = self._ray.wait(list(self._tasks), timeout=BEAT_EVERY)
+                ended, _ = self._ray.wait(list(self._attempts), timeout=BEAT_EVERY)
                 self._read_board()
                 for reference in ended:
                     self._end(reference)
                 self._stop_hanging()
                 self._ledger.tell()
         finally:
-            for reference in self._tasks:
-                self._ray.cancel(reference, force=True)
+            for worker in [attempt.worker for attempt in self._attempts.values()] + [
+                worker for _, worker in self._free
+            ]:
+                if worker is not None:
+                    self._ray.kill(worker)
+
+    def _hire(self, seat: str | None) -> Any:
+        kind = seat.partition(":")[0] if seat else None
+        options: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0 if kind in (None, "cpu") else 1}
+        if kind:
+            options["runtime_env"] = {"env_vars": {"LT_DEVICE": kind}}
+        return self._ray.remote(**options)(_Worker).remote()
 
     def _start(self) -> None:
-        while self._ledger.waiting and len(self._tasks) < self._workers:
+        while self._ledger.waiting and self._free:
+            seat, worker = self._free.popleft()
+            worker = worker or self._hire(seat)
             task = self._ledger.take()
-            self._tasks[self._attempt.remote(self._pipeline, task, self._out, self._board)] = task
-            self._last_sign[task.number] = math.inf
+            reference = worker.attempt.remote(self._pipeline, task, self._out, self._board)
+            self._attempts[reference] = _Attempt(task, seat, worker)
+        if not self._ledger.waiting:
+            self._dismiss()
+
+    def _dismiss(self) -> None:
+        """End the idle workers: where the cluster is smaller than the crew, others wait for what they hold."""
+        for _, worker in self._free:
+            if worker is not None:
+                self._ray.kill(worker)
+        self._free = deque((seat, None) for seat, _ in self._free)
 
     def _read_board(self) -> None:
-        running = {task.number: task for task in self._tasks.values()}
+        running = {attempt.task.number: attempt for attempt in self._attempts.values()}
         for number, metrics in self._ray.get(self._board.take.remote()).items():
-            if task := running.get(number):
-                self._last_sign[number] = time.monotonic()
-                self._ledger.beat(task, metrics)
+            if attempt := running.get(number):
+                attempt.last_sign = time.monotonic()
+                self._ledger.beat(attempt.task, metrics)
 
     def _end(self, reference: Any) -> None:
-        task = self._tasks.pop(reference)
+        attempt = self._attempts.pop(reference)
         try:
-            self._ledger.end(task, self._ray.get(reference))
+            self._ledger.end(attempt.task, self._ray.get(reference))
+            self._free.append((attempt.seat, attempt.worker))
         except self._ray.exceptions.RayError as error:
             cause = str(getattr(error, "cause", None) or type(error).__name__).splitlines()[0]
-            self._ledger.lost(task, f"its worker died or could not start ({cause})", str(error))
+            self._lose(attempt, f"its worker died or could not start ({cause})", str(error))
 
     def _stop_hanging(self) -> None:
-        for reference, task in list(self._tasks.items()):
-            silent = time.monotonic() - self._last_sign[task.number]
+        for reference, attempt in list(self._attempts.items()):
+            silent = time.monotonic() - attempt.last_sign
             if silent > self._stall_seconds:
-                del self._tasks[reference]
-                self._ray.cancel(reference, force=True)
-                self._ledger.lost(task, f"its worker showed no progress for {silent:.0f} seconds and was killed")
+                del self._attempts[reference]
+                self._lose(attempt, f"its worker showed no progress for {silent:.0f} seconds and was killed")
+
+    def _lose(self, attempt: _Attempt, why: str, trace: str = "") -> None:
+        self._ray.kill(attempt.worker)
+        self._free.append((attempt.seat, None))
+        self._ledger.lost(attempt.task, why, trace)

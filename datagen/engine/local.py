@@ -13,7 +13,8 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -32,19 +33,25 @@ _PATIENCE = 5.0  # seconds for a worker to end by itself when all is done
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 
 
-def run_local(pipeline: Pipeline, out: Path, ledger: Ledger, workers: int, stall_seconds: float) -> None:
-    """Attempt all tasks of `ledger` with `workers` processes; with 0, here and one after the other.
+def run_here(pipeline: Pipeline, out: Path, ledger: Ledger, device: str | None) -> None:
+    """Attempt all tasks of `ledger` in this process, one after the other. Raises OutputError if nothing more can be written."""
+    with _environment(_device(device)):
+        while ledger.waiting:
+            task = ledger.take()
+            ledger.end(task, run_task(pipeline, task, out, lambda metrics, task=task: ledger.beat(task, metrics)))
+
+
+def run_local(pipeline: Pipeline, out: Path, ledger: Ledger, seats: Sequence[str | None], stall_seconds: float) -> None:
+    """Attempt all tasks of `ledger` with one process a seat.
+
+    Args:
+        seats: the device of each process; None leaves the choice to it.
 
     Raises:
         LtError: the pipeline cannot be sent to workers, or they cannot start.
         OutputError: nothing more can be written.
     """
-    if workers == 0:
-        while ledger.waiting:
-            task = ledger.take()
-            ledger.end(task, run_task(pipeline, task, out, lambda metrics, task=task: ledger.beat(task, metrics)))
-        return
-    crew = _Crew(pipeline, out, ledger, workers, stall_seconds)
+    crew = _Crew(pipeline, out, ledger, seats, stall_seconds)
     try:
         crew.run()
     except BaseException:
@@ -56,7 +63,8 @@ def run_local(pipeline: Pipeline, out: Path, ledger: Ledger, workers: int, stall
 class _Worker:
     """A process and the two pipes to it, as its supervisor sees it."""
 
-    def __init__(self, pickled_pipeline: bytes, out: Path):
+    def __init__(self, pickled_pipeline: bytes, out: Path, device: str | None):
+        self.device = device
         context = get_context("spawn")
         self.orders, its_orders = context.Pipe()
         self.noise, its_noise = context.Pipe(duplex=False)
@@ -67,7 +75,7 @@ class _Worker:
         self.process = context.Process(
             target=work, args=(pickled_pipeline, out, its_orders, its_noise), name="lt-worker"
         )
-        with _child_settings():
+        with _child_settings(device):
             self.process.start()
         its_orders.close()
         its_noise.close()
@@ -120,11 +128,13 @@ class _Worker:
 class _Crew:
     """The workers of one run."""
 
-    def __init__(self, pipeline: Pipeline, out: Path, ledger: Ledger, size: int, stall_seconds: float):
+    def __init__(
+        self, pipeline: Pipeline, out: Path, ledger: Ledger, seats: Sequence[str | None], stall_seconds: float
+    ):
         self._pickled = _pickled(pipeline)
         self._out = out
         self._ledger = ledger
-        self._size = size
+        self._free = deque(seats)
         self._stall_seconds = stall_seconds
         self._workers: list[_Worker] = []
         self._failed_starts = 0
@@ -154,8 +164,8 @@ class _Crew:
 
     def _hire(self) -> None:
         busy = sum(worker.task is not None for worker in self._workers)
-        while len(self._workers) < min(self._size, busy + self._ledger.waiting):
-            self._workers.append(_Worker(self._pickled, self._out))
+        while self._free and len(self._workers) < busy + self._ledger.waiting:
+            self._workers.append(_Worker(self._pickled, self._out, self._free.popleft()))
 
     def _look_at(self, worker: _Worker) -> None:
         worker.hear()
@@ -180,6 +190,7 @@ class _Crew:
 
     def _lose(self, worker: _Worker, why: str) -> None:
         self._workers.remove(worker)
+        self._free.append(worker.device)
         words = worker.last_words
         worker.end()
         if worker.task is not None:
@@ -211,14 +222,27 @@ def _cause_of_death(exitcode: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _child_settings() -> Iterator[None]:
-    """Processes started inside compute with one thread, and do not see a Ctrl-C before they have learned to ignore it."""
-    added = {name: value for name, value in _ONE_THREAD.items() if name not in os.environ}
-    os.environ.update(added)
+def _child_settings(device: str | None) -> Iterator[None]:
+    """Processes started inside compute with one thread, on `device`, and see no Ctrl-C before they have learned to ignore it."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        threads = {name: one for name, one in _ONE_THREAD.items() if name not in os.environ}
+        with _environment(threads | _device(device)):
+            yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _device(name: str | None) -> dict[str, str]:
+    return {"LT_DEVICE": name} if name else {}
+
+
+@contextlib.contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for name in added:
-            del os.environ[name]
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

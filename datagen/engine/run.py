@@ -7,14 +7,14 @@ The same call again continues what was interrupted and does nothing when all is 
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from lt.datagen.engine.finish import close_books
 from lt.datagen.engine.ledger import FailedTask, Ledger, RunState
-from lt.datagen.engine.local import run_local
+from lt.datagen.engine.local import run_here, run_local
 from lt.datagen.engine.lock import directory_lock
 from lt.datagen.engine.plan import Plan, Task, differences, make_plan
 from lt.datagen.engine.stage import Pipeline
@@ -59,6 +59,7 @@ def run_pipeline(
     *,
     workers: int = 1,
     engine: str = "local",
+    devices: Sequence[str] | None = None,
     on_progress: Callable[[RunState], None] | None = None,
     stall_seconds: float = 600,
     wait: bool = False,
@@ -66,8 +67,10 @@ def run_pipeline(
     """Make the shards of `pipeline` in the folder `out`.
 
     Args:
-        workers: processes; 0 runs in this one (local engine only).
+        workers: processes; 0 runs in this one (local engine, at most one device).
         engine: `local` or `ray`.
+        devices: such as ("cuda:0", "cuda:1"): the workers, at least one a device, are dealt one each. On Ray the cluster says
+            which: `cuda:0` and `cuda:1` stand for two workers with a GPU each. None: every process chooses by itself.
         on_progress: called a few times a second with the state of the run.
         stall_seconds: a worker whose samples do not move for so long is killed.
         wait: for another run that holds the folder, instead of refusing; what it has made is not made again.
@@ -93,7 +96,7 @@ def run_pipeline(
         plan.manifest().save(out / MANIFEST)
         ledger = Ledger(todo, state, on_progress)
         try:
-            _run_tasks(pipeline, out, ledger, workers, engine, stall_seconds)
+            _run_tasks(pipeline, out, ledger, workers, devices or [None], engine, stall_seconds)
         finally:
             sweep(out)
         manifest = plan.manifest() if state.failed else close_books(plan, out)
@@ -148,15 +151,26 @@ def _complete_manifest(plan: Plan, out: Path) -> Manifest | None:
     return manifest if is_done else None
 
 
-def _run_tasks(pipeline: Pipeline, out: Path, ledger: Ledger, workers: int, engine: str, stall_seconds: float) -> None:
+def _run_tasks(
+    pipeline: Pipeline,
+    out: Path,
+    ledger: Ledger,
+    workers: int,
+    devices: Sequence[str | None],
+    engine: str,
+    stall_seconds: float,
+) -> None:
+    seats = [devices[place % len(devices)] for place in range(max(workers, len(devices)))]
     if ledger.is_over:
         return
     if engine == "ray":
         from lt.datagen.engine.cluster import run_on_ray
 
-        run_on_ray(pipeline, out, ledger, workers, stall_seconds)
+        run_on_ray(pipeline, out, ledger, seats, stall_seconds)
+    elif workers == 0 and len(seats) == 1:
+        run_here(pipeline, out, ledger, seats[0])
     else:
-        run_local(pipeline, out, ledger, workers, stall_seconds)
+        run_local(pipeline, out, ledger, seats, stall_seconds)
 
 
 def _report(plan: Plan, out: Path, state: RunState, manifest: Manifest, start: float) -> RunReport:

@@ -95,6 +95,11 @@ class Pipeline:
     stages: tuple[Stage, ...] = ()
     tolerance: float | None = None
 
+    @property
+    def on_device(self) -> bool:
+        """Whether a stage computes on an accelerator where there is one, which it says with an attribute `on_device`."""
+        return any(getattr(stage, "on_device", False) for stage in self.stages)
+
 
 def stage_settings(stage: Stage) -> dict[str, Any]:
     """The fields of a stage's dataclass, as json-able values."""

@@ -64,6 +64,19 @@ class Slow(SampleStage):
 
 
 @dataclass(frozen=True)
+class Told(SampleStage):
+    """Notes in the folder `marks` on which device it computes: a file a worker, named `device pid`."""
+
+    marks: str
+    on_device: ClassVar[bool] = True
+    name: ClassVar[str] = "told"
+
+    def process(self, sample: Sample) -> Sample | Reject:
+        (Path(self.marks) / f"{os.environ.get('LT_DEVICE')} {os.getpid()}").touch()
+        return sample
+
+
+@dataclass(frozen=True)
 class NoMultiples(SampleStage):
     """Rejects multiples of `of`, half of them by raising."""
 
@@ -110,6 +123,13 @@ class Trouble(SampleStage):
         return True
 
 
+@dataclass(frozen=True)
+class Hang(Trouble):
+    """A second stage of trouble in the same pipeline."""
+
+    name: ClassVar[str] = "hang"
+
+
 def tiny(tasks: int = 4, size: int = 12, of: int = 5, seconds: float = 0.0, seed: int = 0) -> Pipeline:
     """A source and two stages that take no time."""
     return Pipeline("tiny", Numbers(tasks, size, seed), (Slow(seconds), NoMultiples(of)))
@@ -117,6 +137,18 @@ def tiny(tasks: int = 4, size: int = 12, of: int = 5, seconds: float = 0.0, seed
 
 def troubled(kind: str, mark: str = "", tasks: int = 4) -> Pipeline:
     return Pipeline("troubled", Numbers(tasks), (Trouble(kind, mark=mark), NoMultiples()))
+
+
+def dealt(marks: Path, tasks: int = 6) -> Pipeline:
+    return Pipeline("dealt", Numbers(tasks, 6), (Slow(0.02), Told(str(marks)), NoMultiples()))
+
+
+def devices_told(marks: Path) -> list[str]:
+    """The device of each worker that has left a mark, in order; the marks are removed."""
+    told = sorted(path.name.split()[0] for path in marks.iterdir())
+    for path in marks.iterdir():
+        path.unlink()
+    return told
 
 
 def digests(out: Path) -> dict[str, str]:
