@@ -15,7 +15,7 @@ import numpy as np
 
 from lt.datagen.engine.stage import SampleStage, model_time
 from lt.datagen.shards import Sample
-from lt.datagen.stages.masks import disc, expert
+from lt.datagen.stages.masks import disc, expert, is_on_device
 from lt.datagen.stages.matte import ALPHA, BEHIND
 
 
@@ -32,6 +32,10 @@ class CompleteBackground(SampleStage):
     budget: float = 0.009
     """RMS error of the whole picture, in 0..1, that taking traces away may cost; else `trace` is lowered."""
     name: ClassVar[str] = "complete-background"
+
+    @property
+    def on_device(self) -> bool:
+        return is_on_device("inpainter", self.inpainter)
 
     def process(self, sample: Sample) -> Sample:
         picture, covered = sample.picture, sample[ALPHA].max(axis=0)

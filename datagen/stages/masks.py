@@ -13,7 +13,7 @@ from lt.datagen.engine.stage import SampleStage, model_time
 from lt.datagen.shards import LtError, Reject, Sample, SampleError
 from lt.datagen.stages.entities import corners
 from lt.models.perception.annotations import mask_of
-from lt.models.perception.registry import BackendError, load
+from lt.models.perception.registry import BACKENDS, BackendError, load
 
 MASKS = "work-masks.npy"
 
@@ -27,6 +27,10 @@ class MakeMasks(SampleStage):
     speck: float = 0.01
     """Islands and holes smaller than this share of the entity are removed."""
     name: ClassVar[str] = "make-masks"
+
+    @property
+    def on_device(self) -> bool:
+        return is_on_device("segmenter", self.segmenter)
 
     def process(self, sample: Sample) -> Sample | Reject:
         picture, instances = sample.picture, {item.get("id"): item for item in sample.meta["instances"]}
@@ -54,6 +58,13 @@ class MakeMasks(SampleStage):
         with model_time():
             mask = expert("segmenter", self.segmenter).segment([picture], [[(x0, y0, x1 - x0, y1 - y0)]])[0][0]
         return mask, self.segmenter
+
+
+def is_on_device(kind: str, name: str) -> bool:
+    """Whether the backend computes on an accelerator where there is one; an unknown one is complained of when it is loaded."""
+    return any(
+        backend.on_device for backend in BACKENDS if (backend.kind, backend.name) == (kind, name.partition(":")[0])
+    )
 
 
 def expert(kind: str, name: str) -> Any:

@@ -21,16 +21,16 @@ class DiffusionInpainter:
 
     Args:
         name: a folder or a name on the hub.
-        device: such as `cuda`; the first GPU where there is one, else the CPU.
         steps: denoising steps.
         seed: of the noise; every picture starts from the same.
     """
 
-    def __init__(self, name: str, device: str = "", steps: int = 30, seed: int = 0):
-        import torch
+    def __init__(self, name: str, steps: int = 30, seed: int = 0):
         from diffusers.pipelines.auto_pipeline import AutoPipelineForInpainting
 
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        from lt.models.nn.device import device
+
+        self.device = device()
         self.pipeline: Any = from_pretrained(AutoPipelineForInpainting, name).to(self.device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.steps, self.seed = steps, seed

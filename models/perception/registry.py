@@ -42,6 +42,11 @@ class Backend:
     then: str = ""
 
     @property
+    def on_device(self) -> bool:
+        """Whether it computes on an accelerator where there is one."""
+        return "torch" in self.needs
+
+    @property
     def missing(self) -> list[str]:
         """The packages this backend needs and that are not installed."""
         return [package for package in self.needs if importlib.util.find_spec(package) is None]

@@ -17,14 +17,14 @@ class SamSegmenter:
 
     Args:
         name: a folder or a name on the hub.
-        device: such as `cuda`; the first GPU where there is one, else the CPU.
     """
 
-    def __init__(self, name: str = "facebook/sam-vit-base", device: str = ""):
-        import torch
+    def __init__(self, name: str = "facebook/sam-vit-base"):
         from transformers import SamModel, SamProcessor
 
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        from lt.models.nn.device import device
+
+        self.device = device()
         self.processor: Any = from_pretrained(SamProcessor, name)
         self.model: Any = from_pretrained(SamModel, name).eval().to(self.device)
 

@@ -25,7 +25,9 @@ from lt.datagen.engine.stage import Pipeline, Stage, batched, model_time
 from lt.datagen.shards import LtError, Reject, Sample, SampleError, open_shards
 from lt.datagen.shards.storage import lt_home
 from lt.datagen.sources.shards import ShardSource
+from lt.models.nn.device import device
 from lt.models.pangu import SizeBuckets
+from lt.recipes.devices import devices_for
 from lt.recipes.diffusion import autoencoders
 from lt.recipes.diffusion.autoencoders import Located
 from lt.recipes.diffusion.controls import COMPUTED, control_picture
@@ -75,6 +77,7 @@ class EncodePictures:
     control: str = ""
     batch: int = 32
     name: ClassVar[str] = "latents"
+    on_device: ClassVar[bool] = True
 
     def __call__(self, samples: Iterator[Sample]) -> Iterator[Sample | Reject]:
         for group in batched(samples, self.batch):
@@ -115,8 +118,8 @@ class EncodePictures:
     @torch.no_grad()
     def _latents(self, pictures: list[np.ndarray]) -> np.ndarray:
         with model_time():
-            space = autoencoders.load(Located(self.folder, self.digest)).to(_device())
-            pixels = torch.from_numpy(np.stack(pictures)).to(_device())
+            space = autoencoders.load(Located(self.folder, self.digest)).to(device())
+            pixels = torch.from_numpy(np.stack(pictures)).to(device())
             return space.encode(to_signed(pixels)).float().cpu().numpy()
 
 
@@ -135,6 +138,7 @@ class EncodeTexts:
     length: int
     pooled: bool = False
     name: ClassVar[str] = "texts"
+    on_device: ClassVar[bool] = True
 
     def __call__(self, samples: Iterator[Sample]) -> Iterator[Sample | Reject]:
         for sample in samples:
@@ -157,7 +161,7 @@ class EncodeTexts:
     def _features(self, texts: list[str]) -> dict[str, np.ndarray]:
         encoders = load_text_encoders(self.folders, self.length, self.digest)
         for encoder in encoders:
-            encoder.model.to(_device())
+            encoder.model.to(device())
         found = encode_texts(encoders, texts, self.pooled)
         return {name: value.half().cpu().numpy() for name, value in found.items()}
 
@@ -197,13 +201,9 @@ def _cached(where: str, stages: tuple[Stage, ...], note: Callable[[str], None]) 
     folder = lt_home() / "latents" / make_plan(pipeline).digest[:32]
     alone = torch.accelerator.is_available() or len(open_shards(where)) < _MANY
     workers = 0 if alone else len(os.sched_getaffinity(0))
-    report = run_pipeline(pipeline, folder, workers=workers, wait=True)
+    report = run_pipeline(pipeline, folder, workers=workers, devices=devices_for(pipeline), wait=True)
     if not report.complete:
         raise LtError(f"{len(report.failed)} of {report.tasks} tasks failed: {report.failed[0]}.", "Run it again.")
     if report.done:
         note(f"  caches {report.count:,} latents of {where[:80]} in {folder} ({report.seconds:.0f} s)")
     return folder
-
-
-def _device() -> torch.device:
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

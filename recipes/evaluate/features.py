@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from lt.datagen.shards import LtError, SampleError
 from lt.datagen.shards.storage import TEMP_MARK, digest_of, lt_home
 from lt.models.nn.contrastive import Features
+from lt.models.nn.device import device as own_device
 from lt.recipes.contrastive.objective import ContrastiveObjective, normalised
 from lt.recipes.evaluate.readers import Collection
 from lt.recipes.training import checkpoints
@@ -42,7 +43,7 @@ class Encoder:
             raise LtError(
                 f"{where} is a checkpoint of {record.system}, which has no shared space of pictures and texts."
             )
-        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        device = own_device()
         objective.model.to(device)
         digest = record.files.get("ema.safetensors") or record.files["model.safetensors"]
         return cls(objective, record, digest, device)

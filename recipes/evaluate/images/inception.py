@@ -14,6 +14,7 @@ import torch
 
 from lt.datagen.shards import LtError
 from lt.datagen.shards.storage import digest_of_file
+from lt.models.nn.device import device as own_device
 from lt.recipes.diffusion.pictures import channels_first
 
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
@@ -50,7 +51,7 @@ class Inception:
         except (RuntimeError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:160]
             raise LtError(f"{path} holds the weights of another network: {reason}", f"Want {WEIGHTS}.") from None
-        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        device = own_device()
         return cls(network.to(device), digest_of_file(path))
 
     @torch.no_grad()

@@ -21,6 +21,7 @@ from lt.datagen.sources import figures
 from lt.datagen.sources.figures import FiguresSource
 from lt.datagen.sources.numbered import made_from
 from lt.models.nn import judge as network
+from lt.models.nn.device import device as own_device
 from lt.models.nn.judge import Looked, found_points
 from lt.recipes.config import flat
 from lt.recipes.diffusion.pictures import channels_first, fitted, to_signed
@@ -68,7 +69,7 @@ class Judge:
         trained, record = checkpoints.restore(where)
         if not isinstance(trained, JudgeObjective):
             raise LtError(f"{where} is a checkpoint of {record.system}, not a judge.", "Train one: lt train judge")
-        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        device = own_device()
         trained.judge.to(device)
         return cls(trained, record, record.files["model.safetensors"], device)
 
