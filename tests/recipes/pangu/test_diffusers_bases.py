@@ -11,8 +11,8 @@ from lt.cli.app import app
 from lt.datagen.shards import LtError, open_shards
 from lt.models.nn.unet import UNetShape
 from lt.recipes import registry
+from lt.recipes.diffusion.settings import UNETS
 from lt.recipes.pangu.objective import PanguObjective, restore
-from lt.recipes.pangu.settings import UNETS
 from lt.recipes.training.loop import train
 from lt.recipes.training.plan import make_plan
 

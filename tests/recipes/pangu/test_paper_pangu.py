@@ -16,11 +16,11 @@ from lt.models.nn.unet import PANGU, multiply_adds
 from lt.models.pangu import BUCKETS_512, BUCKETS_1024, bilingual_condition
 from lt.recipes import registry
 from lt.recipes.config import read_card, resolve
+from lt.recipes.diffusion import settings as diffusion_settings
 from lt.recipes.diffusion.texts import hugging_face_tokenizer, load_text_encoders, text_digest, world_tokenizer
 from lt.recipes.draw.painters import open_painter
 from lt.recipes.draw.prompts import PromptSource
 from lt.recipes.draw.stage import make_pipeline
-from lt.recipes.pangu import settings as pangu_settings
 from lt.recipes.pangu.objective import PanguObjective, restore
 from lt.recipes.pangu.painters import locate_runs
 from lt.recipes.pangu.together import DrawTogether
@@ -84,7 +84,7 @@ def plan_of(folder, monkeypatch):
     """Overrides to the plan of a short run in the current folder: a small U-Net of the paper's kind, three buckets."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("LT_HOME", str(folder / "home"))
-    monkeypatch.setitem(pangu_settings.UNETS, "pangu", SMALL)
+    monkeypatch.setitem(diffusion_settings.UNETS, "pangu", SMALL)
 
     def plan(out: str, *overrides: str):
         own = ["model.unet=pangu", f"model.buckets={[list(size) for size in SIZES]}", "model.autoencoder=vae"]

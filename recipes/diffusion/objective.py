@@ -1,0 +1,286 @@
+"""What all systems share that denoise latents from captions: the `DiffusionObjective`.
+
+    class Shout(DiffusionObjective):                     # a further paper adds what is its own: settings, rows, the loss
+        def loss(self, batch):
+            return self.denoiser.loss(batch["latent"], self.dropped(self.condition(batch)))
+
+The small text encoder is trained with each U-Net; what systems share is the caption's token numbers (models/nn/captions.py).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lt.datagen.shards import LtError
+from lt.models.nn.autoencoder import AutoencoderSpace
+from lt.models.nn.captions import TOKENS, CaptionedNetwork, small_text_encoder
+from lt.models.nn.control import HINT, ControlledUNet
+from lt.models.nn.diffusion import Condition, Denoiser, Guided, drop_condition, seeded_noise
+from lt.models.nn.pipelines import stable_diffusion_pipeline
+from lt.models.nn.sampling import make_scheduler, sample
+from lt.models.nn.unet import TextUNet, UNetShape, multiply_adds
+from lt.models.pangu import SizeBuckets
+from lt.recipes.diffusion import autoencoders
+from lt.recipes.diffusion.cache import bucket_of
+from lt.recipes.diffusion.data import SEED, Row
+from lt.recipes.diffusion.pictures import sheet, to_bytes
+from lt.recipes.diffusion.quiet import without_bars
+from lt.recipes.diffusion.settings import DenoiserSettings, DiffusionSettings
+from lt.recipes.diffusion.texts import (
+    LENGTH,
+    TextEncoder,
+    encode_texts,
+    hugging_face_tokenizer,
+    load_text_encoders,
+    pooled_width,
+    text_digest,
+    world_tokenizer,
+)
+from lt.recipes.diffusion.unets import is_pipeline, load_unet
+from lt.recipes.registry import Need
+from lt.recipes.training import checkpoints
+from lt.recipes.training.objective import Batch, Metrics, Objective, Report
+
+POINTS = 8
+"""Timesteps at which the validation loss is taken."""
+SHOWN, STEPS, GUIDANCE = 8, 20, 4.0
+"""Pictures that a validation draws, and how."""
+_USUAL_FACTOR = 8  # pixels a latent of every published autoencoder here
+
+
+class DiffusionObjective(Objective):
+    """A `Denoiser` of latents that is told captions.
+
+    Raises:
+        LtError: the autoencoder or a text encoder is not there.
+    """
+
+    def __init__(self, settings: DiffusionSettings):
+        model = settings.model
+        self.settings = settings
+        self.located = autoencoders.locate(model.autoencoder)
+        self.texts = text_digest(model.text)
+        self.built_on = {"model.autoencoder": self.located.digest} | ({"model.text": self.texts} if model.text else {})
+        self.space: AutoencoderSpace = autoencoders.load(self.located)
+        self.shape = self._shape()
+        self.unet: Any = self.shape.build()
+        self.encoder = self._own_encoder()
+        self.modules = {"unet": self.unet} | ({"text": self.encoder} if self.encoder is not None else {})
+        self.frozen = {"autoencoder": self.space}
+        if model.checkpointing:
+            self.unet.enable_gradient_checkpointing()
+        self.group_of = bucket_of if model.buckets else None
+        self.denoiser = Denoiser(
+            self.network(),
+            prediction_type=model.prediction,
+            timesteps=model.timesteps,
+            min_snr_gamma=model.min_snr or None,
+            offset_noise=model.offset_noise,
+        )
+
+    def _shape(self) -> UNetShape:
+        channels, side = self.space.channels, self.settings.model.side // self.space.factor
+        return replace(self.settings.model.shape, sample_size=side, in_channels=channels, out_channels=channels)
+
+    def _own_encoder(self) -> nn.Module | None:
+        width = self.shape.text_width
+        if self.settings.model.text:
+            self._check_widths()
+            return None
+        return small_text_encoder(world_tokenizer().vocabulary, LENGTH, width)
+
+    def _check_widths(self) -> None:
+        named, shape = ", ".join(self.settings.model.text), self.shape
+        found, vector = sum(encoder.width for encoder in self._encoders), pooled_width(self._encoders)
+        if found != shape.text_width:
+            raise LtError(f"The text features of {named} are {found} wide, the U-Net reads {shape.text_width}.")
+        if shape.pooled_width and vector != shape.pooled_width:
+            raise LtError(
+                f"The pooled text of {named} is {vector or 'not there'}, the U-Net reads one of {shape.pooled_width}.",
+                "The last encoder of model.text with a projection gives it (CLIPTextModelWithProjection).",
+            )
+
+    @property
+    def _encoders(self) -> tuple[TextEncoder, ...]:
+        model = self.settings.model
+        return load_text_encoders(model.text, model.text_length, self.texts)
+
+    def network(self, branches: Mapping[str, nn.Module] | None = None) -> CaptionedNetwork:
+        """The U-Net with its text encoder and some control branches."""
+        inner = ControlledUNet(self.unet, branches) if branches else TextUNet(self.unet)
+        return CaptionedNetwork(inner, self.encoder, branches or ())
+
+    def example(self) -> Row:
+        return Row(self.located.digest, self.texts, bool(self.settings.model.buckets), bool(self.shape.ids))
+
+    # What the network is told
+
+    def caption_condition(self, captions: list[str]) -> dict[str, Tensor]:
+        """Captions as the network wants them, [b, ...] on its device."""
+        device = self.unet.device
+        if self.encoder is not None:
+            return {TOKENS: world_tokenizer()(captions).ids.to(device)}
+        found = encode_texts(self._encoders, captions, bool(self.shape.pooled_width))
+        return {name: value.to(device) for name, value in found.items()}
+
+    def size_condition(self, width: int, height: int, count: int) -> dict[str, Tensor]:
+        """What the network is told of the pictures' size: `ids` [count, 1], the bucket's number; nothing where it reads none.
+
+        Raises:
+            LtError: the U-Net has learned no such size.
+        """
+        if not self.shape.ids:
+            return {}
+        buckets = SizeBuckets(self.settings.model.buckets)
+        try:
+            return {"ids": buckets.ids([buckets.index(width, height)] * count).to(self.unet.device)}
+        except ValueError as error:
+            raise LtError(f"{error}.", "Choose one with --size.") from None
+
+    def unread(self, prompt: str) -> int:
+        """How many tokens of a prompt have no place in the own text encoder; frozen ones cut in silence."""
+        if self.encoder is None:
+            return 0
+        tokenizer = world_tokenizer()
+        return max(0, len(tokenizer.encode([prompt])[0]) + 2 - tokenizer.length)
+
+    def condition(self, batch: Batch) -> dict[str, Tensor]:
+        """What the rows of a batch tell the network: words, and control pictures in 0..1."""
+        words = {name: batch[name] for name in (TOKENS, "text", "pooled", "ids") if name in batch}
+        return words | {name: value.float() / 255 for name, value in batch.items() if name.startswith(HINT)}
+
+    def dropped(self, condition: Condition) -> dict[str, Tensor]:
+        """The condition with some captions left out (`drop_text`), for classifier-free guidance."""
+        empty = self.caption_condition([""]) if self.encoder is not None else self._unsaid
+        return drop_condition(condition, empty, self.settings.model.drop_text)
+
+    @cached_property
+    def _unsaid(self) -> dict[str, Tensor]:
+        """Frozen encoders' features of the empty caption, [1, ...]."""
+        return self.caption_condition([""])
+
+    # Training and validation
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        return self.denoiser.loss(batch["latent"], self.dropped(self.condition(batch)))
+
+    def validate(self, batches: Iterable[Batch]) -> Report:
+        """The loss at fixed timesteps with fixed noise (the score, negated), and pictures of what the model makes of
+        validation captions: see `drawn`."""
+        losses, shown = [], []
+        for batch in batches:
+            seeds = batch[SEED].tolist()
+            losses.append(self.denoiser.validation_loss(batch["latent"], self.condition(batch), seeds, POINTS))
+            if not shown:
+                shown = self._pictures(batch)
+        if not losses:
+            raise LtError("The validation set has no usable samples.", "Name another one: --set data.validation=DIR.")
+        rows = torch.cat(losses)
+        thirds = {
+            f"loss_{number}_of_{POINTS}": float(rows[:, number - 1].mean()) for number in (1, POINTS // 2, POINTS)
+        }
+        loss = float(rows.mean())
+        return Report({"loss": loss, **thirds}, -loss, {"grid": sheet(shown)})
+
+    def _pictures(self, batch: Batch) -> list[list[np.ndarray]]:
+        """Rows: the true pictures (decoded), the control pictures, the model's."""
+        some = {name: value[:SHOWN] for name, value in batch.items()}
+        pixels = self.drawn(some["latent"], self.condition(some), some[SEED].tolist())
+        rows = [list(to_bytes(self.space.decode(some["latent"])))]
+        for name, value in some.items():
+            if name.startswith(HINT):
+                rows.append(list(value.permute(0, 2, 3, 1).cpu().numpy()))
+        return [*rows, list(to_bytes(pixels))]
+
+    @torch.no_grad()
+    def drawn(self, latents: Tensor, condition: Condition, seeds: list[int]) -> Tensor:
+        """Pictures of these conditions, [b, 3, h, w] in about -1..1; `latents` are the true ones, of their size."""
+        noise = seeded_noise(seeds, tuple(latents.shape[1:])).to(latents)
+        scheduler = make_scheduler("ddim", self.denoiser.schedule, self.denoiser.prediction_type)
+        return self.space.decode(sample(self.guided(condition), scheduler, noise, steps=STEPS))
+
+    def guided(self, condition: Condition) -> Guided:
+        """The model with guidance away from the empty caption."""
+        empty = self.caption_condition([""] * len(next(iter(condition.values()))))
+        return Guided(self.denoiser, condition, {**condition, **empty}, GUIDANCE)
+
+    # Other formats
+
+    def adopt(self, folder: Path) -> bool:
+        """Start from the U-Net of a diffusers folder."""
+        if not is_pipeline(folder):
+            return False
+        load_unet(self.unet, folder, self.denoiser)
+        return True
+
+    def export(self, folder: Path) -> None:
+        """Write a Stable Diffusion pipeline: `DiffusionPipeline.from_pretrained` opens it.
+
+        Raises:
+            LtError: the model reads text encoders that this pipeline does not know.
+        """
+        self.pipeline().save_pretrained(folder)
+
+    def pipeline(self, branches: Sequence[nn.Module] = ()) -> Any:
+        """A Stable Diffusion pipeline with these ControlNets. Raises as `export` does."""
+        without_bars()
+        encoder, tokenizer = self._pipeline_text()
+        scheduler = make_scheduler("ddim", self.denoiser.schedule, self.denoiser.prediction_type)
+        return stable_diffusion_pipeline(self.unet, self.space.vae, encoder, tokenizer, scheduler, list(branches))
+
+    def _pipeline_text(self) -> tuple[Any, Any]:
+        """Text encoder and tokenizer as transformers' classes."""
+        if self.encoder is not None:
+            return self.encoder, hugging_face_tokenizer(world_tokenizer())
+        first, *others = self._encoders
+        if others or not first.model.config.model_type.startswith("clip"):
+            raise LtError(
+                "Only a model with one CLIP text encoder can be written as a Stable Diffusion pipeline.",
+                "Its checkpoint is safetensors; `lt sample --checkpoint` reads it.",
+            )
+        return first.model, first.tokenizer
+
+
+def restored(where: Path, system: str) -> DiffusionObjective:
+    """A trained denoiser of a system, in eval mode.
+
+    Raises:
+        LtError: it is a checkpoint of another system, or what it is built on is not what lies there now.
+    """
+    record = checkpoints.Record.load(checkpoints.chosen(where))
+    if record.system != system:
+        raise LtError(
+            f"{where} is a checkpoint of {record.system}, not of {system}.", f"Name a run of `lt train {system}`."
+        )
+    return cast(DiffusionObjective, checkpoints.restore(where)[0])
+
+
+class Outline(Objective):
+    """The U-Net of these settings by its shapes, on the meta device, with the cost of a training pass at its square size."""
+
+    def __init__(self, model: DenoiserSettings):
+        side = model.trained_side // _USUAL_FACTOR
+        with torch.device("meta"):
+            self.modules = {"unet": model.shape.build()}
+        passes = 4 if model.checkpointing else 3  # backward = 2 forward; checkpointing computes forward again
+        self.multiply_adds = passes * multiply_adds(model.shape, side, side, model.text_length)
+
+
+def outline(settings: DiffusionSettings) -> Outline | None:
+    """See `Recipe.outline`: where the autoencoder or a frozen text encoder is no folder, and no run makes it."""
+    model = settings.model
+    there = all(Path(one).is_dir() for one in (model.autoencoder, *model.text))
+    return None if there or needs(settings) else Outline(model)
+
+
+def needs(settings: DiffusionSettings) -> list[Need]:
+    """The small autoencoder, where the settings name it."""
+    known = {f"runs/vae-{preset}": preset for preset in ("tiny", "long")}
+    where = settings.model.autoencoder
+    return [Need("vae", known[where], Path(where))] if where in known else []
