@@ -84,9 +84,10 @@ def ls(
 
 def _caption(sample) -> str:
     from lt.datagen.shards import SampleError
+    from lt.datagen.shards.captions import main_caption
 
     try:
-        return str(sample.caption() or "")
+        return main_caption(sample)
     except SampleError as error:
         return f"({error})"
 

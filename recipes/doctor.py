@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.requirements import Requirement
 
+from lt.datagen.cores import cores
+
 if TYPE_CHECKING:
     from lt.models.perception.registry import Backend
 
@@ -51,7 +53,7 @@ def machine() -> list[Finding]:
     return [
         Finding("machine", "lt", "ok", version(DISTRIBUTION)),
         Finding("machine", "python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        Finding("machine", "processors", "ok", f"{_usable_cores()} cores"),
+        Finding("machine", "processors", "ok", f"{cores()} cores"),
         Finding("machine", "memory", "ok", f"{memory:.0f} GiB"),
         Finding("machine", "disk", "ok" if free > 5 else "note", f"{free:.0f} GiB free in {Path.cwd()}"),
     ]
@@ -187,10 +189,6 @@ def data_sets() -> list[Finding]:
 
 def _megabytes(path: Path) -> str:
     return f"{path.stat().st_size / 1e6:.1f} MB"
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _install(extra: str) -> str:

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from lt.datagen.cores import cores
 from lt.datagen.shards import LtError, open_shards
 from lt.datagen.shards.storage import write_json
 from lt.recipes.claims import Claim, Evidence, Joint, Measured, Measures, Study, Table, Variant, find_study
@@ -59,11 +60,6 @@ class Result:
     seconds: float
     tables: list[Table]
     versions: dict[str, str] = field(default_factory=checkpoints.versions)
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def usual_jobs() -> int:

@@ -1,8 +1,8 @@
 """The built-in worlds as training and test data, made once: `data/scenes-train-64px-12000`, `data/figures-test-64px-256` ..."""
 
-import os
 from pathlib import Path
 
+from lt.datagen.cores import cores
 from lt.datagen.engine.run import run_pipeline
 from lt.datagen.engine.stage import Pipeline
 from lt.datagen.shards import LtError
@@ -37,13 +37,9 @@ def made(pipeline: Pipeline, folder: Path, count: int, note: Note) -> Path:
     if (folder / MANIFEST).exists() and Manifest.load(folder / MANIFEST).complete:
         return folder
     note(f"  makes {folder}: {count:,} samples of the built-in world {pipeline.name}")
-    report = run_pipeline(pipeline, folder, workers=_cores(), wait=True)
+    report = run_pipeline(pipeline, folder, workers=cores(), wait=True)
     if not report.complete:
         raise LtError(
             f"{len(report.failed)} of {report.tasks} tasks failed: {folder} is not complete.", "Run it again."
         )
     return folder
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,6 +8,7 @@
 Needs neither torch nor any model library.
 """
 
+from lt.datagen.shards.captions import captions_of
 from lt.datagen.shards.errors import LtError, SampleError, ShardError, UsageError
 from lt.datagen.shards.reader import Shards, open_shards
 from lt.datagen.shards.sample import Reject, Sample
@@ -22,5 +23,6 @@ __all__ = [
     "ShardWriter",
     "Shards",
     "UsageError",
+    "captions_of",
     "open_shards",
 ]

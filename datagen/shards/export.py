@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from lt.datagen.shards import codec
+from lt.datagen.shards.captions import captions_by_language, main_caption
 from lt.datagen.shards.compose import alpha_box
 from lt.datagen.shards.errors import LtError, SampleError, UsageError
 from lt.datagen.shards.sample import Reject, Sample, safe_key
@@ -100,7 +101,7 @@ def write_png_folder(sample: Sample, folder: Path) -> None:
     for name in names:
         stem = f"picture.{name}" if name in codec.PICTURE_FIELDS else name
         _write(folder / stem, sample.encoded(name))
-    if caption := sample.caption():
+    if caption := main_caption(sample):
         _write(folder / "caption.txt", caption.encode())
     write_json(folder / "sample.json", sample.meta)
 
@@ -196,10 +197,9 @@ def _coco_instances(sample: Sample, image: int, categories: dict[str, int]) -> I
 
 
 def _coco_captions(sample: Sample, image: int) -> Iterator[dict[str, Any]]:
-    captions = sample.meta.get("captions") or ({"en": sample["txt"]} if "txt" in sample else {})
-    for language, texts in captions.items():
-        for text in [texts] if isinstance(texts, str) else texts:
-            yield {"image_id": image, "caption": text, "language": language}
+    for language, texts in captions_by_language(sample).items():
+        for text in texts:
+            yield {"image_id": image, "caption": text, "language": language or "en"}
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:

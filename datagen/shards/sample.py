@@ -11,7 +11,10 @@ A sample is a WebDataset sample: files `<key>.<field>` lying next to each other.
 | `layer-00.png` ... | RGBA foreground layers, full canvas, z ascending: 00 lies lowest |
 | `parts.png` | indexed mask of named parts (names in json) |
 | `pose.png` `edge.png` `layout.png` `color.png` | control images |
-| `latent.npy` `embed.npy` | cached tensors, keyed by the digest of what made them |
+| `source.png` `mask.png` | what an edited picture was made from, and where (grey, 255 = may change) |
+| `camera.npy` | where a rendered picture is seen from |
+| `latent.npy` `embed.npy` `pooled.npy` `codes.npy` | cached tensors, keyed by the digest of what made them |
+| `latent-00.npy` ... | several latents, or the one of a bucket of sizes |
 """
 
 import re
@@ -29,11 +32,13 @@ _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-+=@,]*(/[A-Za-z0-9_][A-Za-z0-9_\-+=
 _META_FOLDER = re.compile(r"__[^/]*__/")  # stock webdataset skips what lies in such a folder
 _FIELD = re.compile(r"[a-z0-9][a-z0-9_\-]*(\.[a-z0-9_\-]+)*")
 _MAX_FIELD_BYTES = 60
-_LAYER = re.compile(r"layer-(\d\d)\.png")
+_LAYER = re.compile(r"layer-\d\d\.png")
+_LATENT = re.compile(r"latent-\d\d\.npy")
 _FIXED_FIELDS = frozenset(
     {*codec.PICTURE_FIELDS, "txt", "json", "background.png", "parts.png"}
     | {"pose.png", "edge.png", "layout.png", "color.png"}
-    | {"latent.npy", "embed.npy"}
+    | {"source.png", "mask.png", "camera.npy"}
+    | {"latent.npy", "embed.npy", "pooled.npy", "codes.npy"}
 )
 
 
@@ -76,7 +81,12 @@ def safe_key(text: str) -> str:
 
 
 def is_known_field(name: str) -> bool:
-    return name in _FIXED_FIELDS or is_layer(name)
+    return name in _FIXED_FIELDS or is_numbered(name)
+
+
+def is_numbered(name: str) -> bool:
+    """A field of which samples hold any number: layers and latents."""
+    return is_layer(name) or _LATENT.fullmatch(name) is not None
 
 
 def is_layer(name: str) -> bool:
@@ -181,16 +191,6 @@ class Sample:
     def layer_fields(self) -> list[str]:
         """`layer-00.png`, `layer-01.png` ... from the lowest to the highest."""
         return [name for name in self.fields if is_layer(name)]
-
-    def caption(self, lang: str = "en") -> str | None:
-        """The caption in `lang` from `json.captions`; a list gives its first; English falls to `txt`."""
-        captions = self.meta.get("captions") or {}
-        value = captions.get(lang) if isinstance(captions, dict) else None
-        if isinstance(value, list):
-            value = value[0] if value else None
-        if value is None and lang == "en":
-            value = self.get("txt")
-        return value
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from lt.datagen.shards import codec
+from lt.datagen.shards.captions import captions_by_language
 from lt.datagen.shards.errors import LtError, SampleError, UsageError
 from lt.datagen.shards.sample import Sample, safe_key
 from lt.datagen.shards.storage import atomic_file
@@ -57,13 +58,7 @@ def _decoded(sample: Sample, name: str) -> Any:
 
 
 def _captions(sample: Sample) -> dict[str, list[str]]:
-    meta = _decoded(sample, "json")
-    stated = meta.get("captions") if isinstance(meta, dict) else None
-    captions = {
-        str(language): [str(text) for text in (texts if isinstance(texts, list) else [texts])]
-        for language, texts in (stated if isinstance(stated, dict) else {}).items()
-    }
-    text = _decoded(sample, "txt")
-    if isinstance(text, str) and text not in captions.get("en", []):
-        captions = {"txt": [text], **captions}
-    return captions
+    """By language, `txt` for those of which none is told; what is damaged is passed over."""
+    values = {name: _decoded(sample, name) for name in ("json", "txt")}
+    readable = Sample(sample.key, {name: value for name, value in values.items() if isinstance(value, dict | str)})
+    return {language or "txt": texts for language, texts in captions_by_language(readable).items()}

@@ -35,7 +35,7 @@ from lt.datagen.shards.manifest import (
 )
 from lt.datagen.shards.reader import open_shards, span
 from lt.datagen.shards.remote import Location
-from lt.datagen.shards.sample import MAX_KEY_BYTES, Sample, check_key, is_known_field, is_layer
+from lt.datagen.shards.sample import MAX_KEY_BYTES, Sample, check_key, is_known_field, is_numbered
 from lt.datagen.shards.storage import TEMP_MARK
 from lt.datagen.shards.writer import read_rejects
 
@@ -166,8 +166,8 @@ def _has_sidecar(location: Location) -> bool:
 
 
 def _is_required(name: str) -> bool:
-    """Pictures come in one of three formats, layers in any number, and a picture may have no caption."""
-    return name not in codec.PICTURE_FIELDS and name != "txt" and not is_layer(name)
+    """Pictures come in one of three formats, layers and latents in any number, and a picture may have no caption."""
+    return name not in codec.PICTURE_FIELDS and name != "txt" and not is_numbered(name)
 
 
 # --- the folder

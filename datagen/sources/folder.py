@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lt.datagen.shards import LtError, Reject, Sample, SampleError, codec
+from lt.datagen.shards.captions import UNTOLD, captions_by_language
 from lt.datagen.shards.sample import safe_key
 from lt.datagen.shards.storage import digest_of
 from lt.datagen.sources.pictures import PICTURE_SUFFIXES, load_picture
@@ -78,14 +79,16 @@ class FolderSource:
         if not isinstance(meta, dict):
             raise SampleError("invalid-json", f"{path.with_suffix('.json').name}: want an object")
         caption = (_beside(path, ".txt") or "").strip()
-        captions = dict(meta.get("captions") or {})
-        if caption:
-            captions["en"] = [caption, *[text for text in captions.get("en", []) if text != caption]]
+        captions = captions_by_language(Sample(key, {"json": meta}))
+        english = [caption, *captions.pop(UNTOLD, []), *captions.get("en", [])]
+        if said := [text for text in dict.fromkeys(english) if text]:
+            captions["en"] = said
+        source = meta.get("source", {})
         meta |= {
             "captions": captions,
             "width": width,
             "height": height,
-            "source": {"file": shown, **meta.get("source", {})},
+            "source": {"file": shown, **(source if isinstance(source, dict) else {"source": source})},
         }
         fields = {field: data, "json": meta}
         return Sample(key, fields | ({"txt": caption} if caption else {}))

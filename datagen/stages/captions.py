@@ -13,10 +13,11 @@ entity, and `json.background`: {"caption": {lang: text}, "from": {lang: "phrase"
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from lt.datagen.engine.stage import SampleStage
 from lt.datagen.shards import Sample
+from lt.datagen.shards.captions import LANGUAGES, captions_by_language
 from lt.datagen.stages.colours import NAMES, colour_share
 from lt.datagen.stages.masks import MASKS, expert
 from lt.datagen.stages.nouns import chinese_nouns, names_category, table
@@ -54,7 +55,8 @@ class CaptionLayers(SampleStage):
 
     def process(self, sample: Sample) -> Sample:
         meta = sample.meta
-        captions = {lang: texts for lang in ("en", "zh") if (texts := _texts(meta, lang))}
+        told = captions_by_language(sample)
+        captions = {lang: told[lang] for lang in LANGUAGES if lang in told}
         if "txt" not in sample and "en" in captions:
             sample["txt"] = captions["en"][0]
         entities = meta["entities"]
@@ -257,10 +259,3 @@ def background_phrase_zh(texts: list[str], taken: set[str]) -> str | None:
             if not any(name in place for name in names):
                 return place
     return None
-
-
-def _texts(meta: dict[str, Any], lang: str) -> list[str]:
-    captions = meta.get("captions") or {}
-    value = captions.get(lang) if isinstance(captions, dict) else None
-    values = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    return [text for text in values if isinstance(text, str) and text.strip()]

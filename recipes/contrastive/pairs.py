@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lt.datagen.shards import Sample, SampleError
+from lt.datagen.shards import Sample, captions_of
 from lt.models.nn.tokenizers import TextTokenizer
 from lt.recipes.contrastive.things import MAX_THINGS, things_of
 
@@ -70,24 +70,6 @@ class Pair:
             names[row, thing.places] = True
             cells[row] = cover(thing.mask, self.size, self.grid).ravel()
         return {"names": names, "cells": cells}
-
-
-def captions_of(sample: Sample, language: str) -> list[str]:
-    """Every wording of the sample's caption in a language; foreign shards, which name no language, give their `txt`.
-
-    Raises:
-        SampleError: `no-caption`.
-    """
-    stored = sample.meta.get("captions") if "json" in sample else None
-    if isinstance(stored, dict) and (language in stored or stored.keys() & {"en", "zh"}):
-        found = stored.get(language) or []
-    else:
-        found = sample.get("txt") or (sample.meta.get("caption") if "json" in sample else None) or []
-    found = [found] if isinstance(found, str) else found
-    texts = [text.strip() for text in found if isinstance(text, str) and text.strip()]
-    if not texts:
-        raise SampleError("no-caption", f"no caption in {language!r}")
-    return texts
 
 
 def text_number(caption: str) -> int:

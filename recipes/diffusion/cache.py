@@ -9,7 +9,6 @@ changes, the name is another one, so a stale cache cannot be hit; the engine ref
 each sample says which encoder made it (`json.latent`, `json.embed`), which training compares with its own.
 """
 
-import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from lt.datagen.cores import cores
 from lt.datagen.engine.plan import make_plan
 from lt.datagen.engine.run import run_pipeline
 from lt.datagen.engine.stage import Pipeline, Stage, batched, model_time
-from lt.datagen.shards import LtError, Reject, Sample, SampleError, open_shards
+from lt.datagen.shards import LtError, Reject, Sample, SampleError, captions_of, open_shards
 from lt.datagen.shards.storage import lt_home
 from lt.datagen.sources.shards import ShardSource
 from lt.models.nn.device import device
@@ -32,7 +32,7 @@ from lt.recipes.diffusion import autoencoders
 from lt.recipes.diffusion.autoencoders import Located
 from lt.recipes.diffusion.controls import COMPUTED, control_picture
 from lt.recipes.diffusion.pictures import Size, channels_first, fitted, to_signed
-from lt.recipes.diffusion.texts import encode_texts, load_text_encoders, text_digest, wordings
+from lt.recipes.diffusion.texts import encode_texts, load_text_encoders, text_digest
 
 KEPT = ("json", "txt", "pose.png", "edge.png")
 """Fields that go into the cache beside the tensors; pictures and layers stay in the source."""
@@ -143,7 +143,7 @@ class EncodeTexts:
     def __call__(self, samples: Iterator[Sample]) -> Iterator[Sample | Reject]:
         for sample in samples:
             try:
-                texts = wordings(sample)
+                texts = captions_of(sample)
             except SampleError as error:
                 yield Reject.of(sample, error.reason, error.figure, error.detail)
                 continue
@@ -200,7 +200,7 @@ def _cached(where: str, stages: tuple[Stage, ...], note: Callable[[str], None]) 
     pipeline = Pipeline("latents", ShardSource(where), stages)
     folder = lt_home() / "latents" / make_plan(pipeline).digest[:32]
     alone = torch.accelerator.is_available() or len(open_shards(where)) < _MANY
-    workers = 0 if alone else len(os.sched_getaffinity(0))
+    workers = 0 if alone else cores()
     report = run_pipeline(pipeline, folder, workers=workers, devices=devices_for(pipeline), wait=True)
     if not report.complete:
         raise LtError(f"{len(report.failed)} of {report.tasks} tasks failed: {report.failed[0]}.", "Run it again.")

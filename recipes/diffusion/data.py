@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from lt.datagen.shards import LtError, Sample
+from lt.datagen.shards import LtError, Sample, captions_of
 from lt.datagen.shards.manifest import MANIFEST, Manifest
 from lt.recipes.diffusion.cache import bucket_of, cached, latent_field, picture_stage, text_stage
 from lt.recipes.diffusion.settings import DiffusionSettings
-from lt.recipes.diffusion.texts import wordings, world_tokenizer
+from lt.recipes.diffusion.texts import world_tokenizer
 from lt.recipes.diffusion.worlds import together
 from lt.recipes.registry import Note
 
@@ -45,7 +45,7 @@ class Row:
         bucket = bucket_of(sample.fields) if self.bucketed else None
         latent = self.latent(sample, bucket, rng)
         number = number_of(sample.key)
-        said = wordings(sample)
+        said = captions_of(sample)
         chosen = int(rng.integers(len(said))) if rng is not None else number % len(said)
         row = {"latent": latent, SEED: number, "caption": said[chosen]}
         if self.texts:

@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lt.datagen.shards import LtError, Sample, SampleError
+from lt.datagen.shards import LtError
 from lt.datagen.shards.storage import digest_of, digest_of_file
 from lt.models.nn.tokenizers import CHINESE, WordTokenizer
 from lt.recipes.diffusion.quiet import without_bars
 
-LANGUAGES = ("en", "zh")
 LENGTH = 64
 """Places for tokens: the longest caption of figures and scenes has 57, the two marks not counted."""
 _WORDS = Path(__file__).with_name("words.txt")
@@ -55,24 +54,6 @@ def hugging_face_tokenizer(tokenizer: WordTokenizer) -> Any:
         padding_side="right",
         truncation_side="right",
     )
-
-
-def wordings(sample: Sample) -> list[str]:
-    """Every wording of a sample's caption: all English ones, then all Chinese ones; `txt` where `json` holds none.
-
-    Raises:
-        SampleError: `no-caption`.
-    """
-    captions = sample.meta.get("captions") if "json" in sample else None
-    stored = captions if isinstance(captions, dict) else {}
-    found: list[Any] = []
-    for language in LANGUAGES:
-        said = stored.get(language) or []
-        found += [said] if isinstance(said, str) else said
-    texts = [text.strip() for text in (found or [sample.get("txt")]) if isinstance(text, str) and text.strip()]
-    if not texts:
-        raise SampleError("no-caption", "neither json.captions nor txt holds a text")
-    return texts
 
 
 @dataclass(frozen=True)

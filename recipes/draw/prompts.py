@@ -12,13 +12,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lt.datagen.shards import LtError, Reject, Sample, SampleError, Shards, UsageError, open_shards
+from lt.datagen.shards import LtError, Reject, Sample, SampleError, Shards, UsageError, captions_of, open_shards
 from lt.datagen.shards.reader import shard_identity
 from lt.datagen.shards.storage import digest_of_file
 from lt.models.nn.tokenizers import split_words
 from lt.recipes.diffusion.controls import control_picture
 from lt.recipes.diffusion.pictures import Size
-from lt.recipes.diffusion.texts import wordings
 from lt.recipes.draw.control_files import find_in_photo, read_drawn, same_aspect
 
 SHARD_SIZE = 32
@@ -130,7 +129,7 @@ class ShardPrompts:
             sample = self._shards[key]
             try:
                 fields = {f"{control}.png": self._control(sample, control) for control in self.controls}
-                yield request(f"{key}-seed-{self.seed}", wordings(sample)[0], self.seed + number, fields, key)
+                yield request(f"{key}-seed-{self.seed}", captions_of(sample)[0], self.seed + number, fields, key)
             except SampleError as error:
                 yield Reject.of(sample, error.reason, error.figure, error.detail)
 

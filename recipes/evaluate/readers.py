@@ -24,10 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from lt.datagen.shards import LtError, Sample, SampleError, UsageError, open_shards
+from lt.datagen.shards import LtError, Sample, SampleError, UsageError, captions_of, open_shards
 from lt.datagen.shards.codec import decode_image, to_rgb
 from lt.datagen.shards.storage import digest_of, digest_of_file
-from lt.recipes.contrastive.pairs import captions_of
 
 _LINE = re.compile(r"(?P<picture>[^\t#]+?)(?:#(?:\w+#)?\d+)?(?:\t+|(?<=\d) +)(?P<caption>.+)")
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")  # both alphabets are in use

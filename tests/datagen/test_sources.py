@@ -162,6 +162,27 @@ def test_folder_with_captions_json_and_clashing_names(tmp_path):
     assert samples[2].meta["captions"] == {"zh": ["富士山"]} and samples[2].meta["source"] == {"file": "日本.jpg"}
 
 
+@pytest.mark.parametrize(
+    ("beside", "txt", "captions"),
+    [
+        (
+            {"captions": {"en": "a ball", "zh": "一个球"}},
+            "a round ball",
+            {"en": ["a round ball", "a ball"], "zh": ["一个球"]},
+        ),
+        ({"captions": ["a ball", "a box"]}, "", {"en": ["a ball", "a box"]}),
+        ({"captions": "a ball", "source": "flickr"}, "a ball", {"en": ["a ball"]}),
+    ],
+)
+def test_folder_takes_captions_and_source_however_they_are_written(tmp_path, beside, txt, captions):
+    save(tmp_path / "a.jpg")
+    (tmp_path / "a.json").write_text(json.dumps(beside))
+    (tmp_path / "a.txt").write_text(txt)
+    (sample,) = read_all(FolderSource(tmp_path))
+    assert sample.meta["captions"] == captions
+    assert sample.meta["source"] == {"file": "a.jpg", **({"source": "flickr"} if "source" in beside else {})}
+
+
 def test_folder_links_out_of_the_folder_are_refused(tmp_path):
     save(tmp_path / "private.jpg")
     root = tmp_path / "in"

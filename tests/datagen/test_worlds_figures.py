@@ -19,7 +19,7 @@ from lt.datagen.pose import (
     draw_openpose,
     openpose_points,
 )
-from lt.datagen.shards import Sample
+from lt.datagen.shards import Sample, captions_of
 from lt.datagen.shards.compose import composite
 from lt.datagen.shards.errors import UsageError
 from lt.datagen.shards.sample import check_key, is_known_field
@@ -138,7 +138,7 @@ def test_from_the_waist_up_the_legs_are_out_of_the_picture(figures):
         assert [at[f"{side}_{joint}"][2] for side in ("left", "right") for joint in ("knee", "ankle")] == [0] * 4
         assert at["left_shoulder"][2] == at["right_shoulder"][2] == 2
         assert "from the waist up" in sample["txt"]
-        assert "上半身" in sample.caption("zh")
+        assert "上半身" in captions_of(sample, "zh")[0]
 
 
 def test_a_joint_behind_another_limb_is_hidden():

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lt.datagen.engine.run import run_pipeline
 from lt.datagen.engine.stage import rng_for
-from lt.datagen.shards import Sample, open_shards
+from lt.datagen.shards import Sample, captions_of, open_shards
 from lt.datagen.shards.compose import composite, recomposition_error
 from lt.datagen.shards.errors import UsageError
 from lt.datagen.sources.backgrounds import KINDS, sample_background
@@ -108,7 +108,7 @@ def test_shards_through_the_engine(tmp_path):
     source = ScenesSource(7, "test", 3, 64)
     for number, sample in enumerate(read):
         assert sample.encoded("png") == source.sample(number).encoded("png")
-        assert sample.caption("zh") == source.sample(number).caption("zh")
+        assert captions_of(sample, "zh") == captions_of(source.sample(number), "zh")
 
 
 # What is said of each layer

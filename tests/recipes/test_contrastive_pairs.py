@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lt.datagen.shards import Sample, SampleError, open_shards
+from lt.datagen.shards import Sample, captions_of, open_shards
 from lt.datagen.sources.scenes import ScenesSource
 from lt.models.nn.tokenizers import BertChineseTokenizer, WordTokenizer
-from lt.recipes.contrastive.pairs import Pair, captions_of, cover, text_number
+from lt.recipes.contrastive.pairs import Pair, cover, text_number
 from lt.recipes.contrastive.settings import TextSettings
 from lt.recipes.contrastive.texts import make_tokenizer, world_words
 from lt.recipes.contrastive.things import names_of, things_of, visible_masks
@@ -54,7 +54,6 @@ def test_wordings_are_drawn_in_training_and_the_first_is_read_in_validation():
     assert drawn == {text_number("a cat"), text_number("a dog")}
     assert pair(any_wording=False)(sample, np.random.default_rng(3))["text"] == text_number("a cat")
     assert pair()(sample, None)["caption"] == "a cat"
-    assert captions_of(sample, "zh") == ["猫"]
 
 
 def test_an_img2dataset_shard_needs_no_captions_by_language(tmp_path):
@@ -71,15 +70,9 @@ def test_an_img2dataset_shard_needs_no_captions_by_language(tmp_path):
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     (sample,) = open_shards(str(tmp_path))
-    assert captions_of(sample, "zh") == captions_of(sample, "en") == ["红猫"]
+    assert pair(language="zh")(sample, None)["caption"] == pair()(sample, None)["caption"] == "红猫"
     row = pair(tokenizer=BertChineseTokenizer(8))(sample, None)
     assert row["mask"].sum() == 4 and not row["names"].any() and not row["cells"].any()
-
-
-@pytest.mark.parametrize("fields", [{}, {"txt": "  "}, {"json": {"captions": {"en": "only English"}}}])
-def test_a_sample_without_a_caption_is_a_reject(fields):
-    with pytest.raises(SampleError, match="no-caption"):
-        captions_of(Sample("a", {"png": a_picture(), **fields}), "zh")
 
 
 def test_augmentation_depends_on_the_generator_alone():

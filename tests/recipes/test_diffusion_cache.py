@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lt.datagen.shards import LtError, Sample, SampleError, ShardWriter, open_shards
+from lt.datagen.shards import LtError, Sample, ShardWriter, captions_of, open_shards
 from lt.datagen.sources.figures import FiguresSource
 from lt.datagen.sources.scenes import ScenesSource
 from lt.models.nn.autoencoder import AutoencoderSpace, small_autoencoder
@@ -20,7 +20,6 @@ from lt.recipes.diffusion.texts import (
     hugging_face_tokenizer,
     load_text_encoders,
     text_digest,
-    wordings,
     world_tokenizer,
 )
 
@@ -182,7 +181,7 @@ def test_text_features_of_several_encoders_stand_side_by_side(data, vae, tmp_pat
 def test_the_vocabulary_knows_figures_and_the_exported_tokenizer_agrees():
     tokenizer = world_tokenizer()
     source = FiguresSource(12, "test", size=64)
-    captions = [text for number in range(12) for text in wordings(source.sample(number))]
+    captions = [text for number in range(12) for text in captions_of(source.sample(number))]
     assert len(captions) == 12 * 6 and any("一" in caption for caption in captions)
     theirs = hugging_face_tokenizer(tokenizer)
     odd = ["", "A  RED apple，ＢＬＵＥ!", "unknownword 穿着", "café x₂ don't", "red " * 100]
@@ -192,12 +191,6 @@ def test_the_vocabulary_knows_figures_and_the_exported_tokenizer_agrees():
     known = set(tokenizer.words)
     assert {word for caption in captions for word in split_words(caption)} <= known
     assert max(len(split_words(caption)) for caption in captions) <= tokenizer.length - 2
-
-
-def test_a_sample_without_a_caption_is_a_bad_sample():
-    assert wordings(Sample("a", {"txt": " a cat "})) == ["a cat"]
-    with pytest.raises(SampleError, match="no-caption"):
-        wordings(Sample("a", {"txt": "  "}))
 
 
 def test_buckets_bring_each_picture_to_its_nearest_size(tmp_path, vae, notes):

@@ -19,13 +19,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.resources import files
 from itertools import islice
-from os import cpu_count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from lt.datagen.cores import cores
+from lt.datagen.shards.captions import UNTOLD, captions_by_language
 from lt.datagen.shards.errors import SampleError
 from lt.datagen.shards.manifest import rejects_name
 from lt.datagen.shards.reader import Shards
@@ -86,7 +87,7 @@ def build_page(
 
 def _drawn(samples: Iterable[Sample], out: Path, rejects: list[Reject]) -> Iterator[dict[str, Any]]:
     """Entries of the samples in their order; pictures are made by threads, a few samples ahead (Pillow frees the interpreter)."""
-    workers = cpu_count() or 1
+    workers = cores()
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[tuple[Sample, Future[dict[str, Any]]]] = deque()
         number = 0
@@ -115,10 +116,11 @@ def _draw(sample: Sample, number: int, out: Path) -> dict[str, Any]:
     for suffix, pixels in views.items():
         _write_webp(folder / f"{number}{suffix}.webp", pixels, scale)
     _write_webp(folder / f"{number}-thumb.webp", picture, min(1.0, _THUMBNAIL / max(width, height)))
-    meta = sample.meta
+    meta, captions = sample.meta, captions_by_language(sample)
     return {
         "key": sample.key,
-        "texts": [_joined(sample, "en"), _joined(sample, "zh")],
+        "texts": [_joined(captions, UNTOLD, "en"), _joined(captions, "zh")],
+        "captions": captions,
         "image": f"images/{number // CHUNK:04d}/{number}",
         "size": [width, height],
         "views": [suffix for suffix in views if suffix],
@@ -149,12 +151,8 @@ def _boxes(meta: dict[str, Any]) -> list[list[Any]]:
     return found
 
 
-def _joined(sample: Sample, language: str) -> str:
-    captions = sample.meta.get("captions")
-    texts = captions.get(language) if isinstance(captions, dict) else None
-    if not texts:
-        texts = sample.get("txt") if language == "en" else ""
-    return " · ".join(str(text) for text in texts) if isinstance(texts, list) else str(texts or "")
+def _joined(captions: dict[str, list[str]], *languages: str) -> str:
+    return " · ".join(text for language in languages for text in captions.get(language, []))
 
 
 def _write_webp(path: Path, pixels: np.ndarray, scale: float) -> None:

@@ -97,11 +97,9 @@ const ltPage = (() => {
   }
 
   function drawCaptions(entry) {
-    const captions = entry.meta.captions && typeof entry.meta.captions === "object" ? entry.meta.captions : {};
-    const texts = Object.entries(captions).flatMap(([lang, value]) => [].concat(value).map((text) => [lang, text]));
-    if (!texts.length && info.samples[current][1]) texts.push(["en", info.samples[current][1]]);
+    const texts = Object.entries(entry.captions).flatMap(([lang, said]) => said.map((text) => [lang, text]));
     $("captions").replaceChildren(...texts.map(([lang, text]) =>
-      element("p", { lang }, element("span", { class: "lang" }, lang), String(text))));
+      element("p", { lang }, element("span", { class: "lang" }, lang), text)));
   }
 
   function layerName(entry, suffix) {

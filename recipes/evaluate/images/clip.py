@@ -4,9 +4,8 @@ import numpy as np
 import torch
 
 from lt.datagen.engine.stage import batched
-from lt.datagen.shards import LtError, SampleError
+from lt.datagen.shards import LtError, SampleError, captions_of
 from lt.models.nn.contrastive import image_similarity, text_similarity
-from lt.recipes.contrastive.pairs import captions_of
 from lt.recipes.evaluate.bootstrap import Interval, resampled
 from lt.recipes.evaluate.features import Encoder
 from lt.recipes.evaluate.images.pictures import BATCH, PictureSet

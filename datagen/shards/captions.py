@@ -1,0 +1,58 @@
+"""What a sample's captions are: the one reading of `json.captions`, `json.caption` and `txt` that every command follows.
+
+| stored | read as |
+|---|---|
+| `json.captions`: `{"en": "a cat"}`, `{"en": ["a cat", "one cat"], "zh": ...}` | captions of these languages |
+| `json.captions`: `["a cat", "one cat"]` or `"a cat"` | captions whose language is not told |
+| `txt` | the same, where `json.captions` tells no such captions and does not hold this text already |
+| `json.caption`: a text or a list (img2dataset) | the same, where there is nothing else |
+"""
+
+from typing import Any
+
+from lt.datagen.shards.errors import SampleError
+from lt.datagen.shards.sample import Sample
+
+LANGUAGES = ("en", "zh")
+UNTOLD = ""
+
+
+def captions_by_language(sample: Sample) -> dict[str, list[str]]:
+    """Every caption by its language as stored, blanks at the ends removed; under `UNTOLD` those whose language is not told."""
+    meta = sample.meta if "json" in sample else {}
+    stored = meta.get("captions")
+    stored = stored if isinstance(stored, dict) else {UNTOLD: stored}
+    found = {str(language): texts for language, said in stored.items() if (texts := _texts(said))}
+    if UNTOLD not in found:
+        listed = [text for texts in found.values() for text in texts]
+        main = [text for text in _texts(sample.get("txt")) if text not in listed]
+        if main or not found:
+            found |= {UNTOLD: main or _texts(meta.get("caption"))}
+    return {language: texts for language, texts in found.items() if texts}
+
+
+def captions_of(sample: Sample, language: str | None = None) -> list[str]:
+    """The captions in `language`, or of all `LANGUAGES` in their order; where there is none, those whose language is not told.
+
+    A `txt` that stands in `json.captions` under another language is therefore never taken for one in `language`.
+
+    Raises:
+        SampleError: `no-caption`, or what decoding says.
+    """
+    found = captions_by_language(sample)
+    wanted = [text for name in ([language] if language else LANGUAGES) for text in found.get(name, [])]
+    texts = wanted or found.get(UNTOLD, [])
+    if not texts:
+        raise SampleError("no-caption", f"no caption in {language!r}" if language else "no caption")
+    return texts
+
+
+def main_caption(sample: Sample) -> str:
+    """The one caption that stands for the sample in lists and files: English, of no told language, else any; "" for none."""
+    found = captions_by_language(sample)
+    return next(iter([*found.get("en", []), *found.get(UNTOLD, []), *(texts[0] for texts in found.values())]), "")
+
+
+def _texts(said: Any) -> list[str]:
+    values = said if isinstance(said, list) else [said]
+    return [text.strip() for text in values if isinstance(text, str) and text.strip()]

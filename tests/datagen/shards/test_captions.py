@@ -1,0 +1,59 @@
+"""What a sample's captions are: one reading for every command."""
+
+import pytest
+
+from lt.datagen.shards import Sample, SampleError, captions_of
+from lt.datagen.shards.captions import UNTOLD, captions_by_language, main_caption
+
+BOTH = {"captions": {"zh": "一只猫", "en": ["a cat", " one cat ", "", 7]}}
+
+
+def read(meta=None, txt=None) -> Sample:
+    return Sample("a", {name: value for name, value in (("json", meta), ("txt", txt)) if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("sample", "en", "zh", "both"),
+    [
+        (read(BOTH), ["a cat", "one cat"], ["一只猫"], ["a cat", "one cat", "一只猫"]),
+        (read(BOTH, "a cat"), ["a cat", "one cat"], ["一只猫"], ["a cat", "one cat", "一只猫"]),
+        (read({"captions": ["a cat", "猫"]}), *[["a cat", "猫"]] * 3),
+        (read({"captions": "a cat"}, "another"), *[["a cat"]] * 3),
+        (read({"caption": "a cat"}), *[["a cat"]] * 3),
+        (read({"caption": ["a cat", "one cat"]}), *[["a cat", "one cat"]] * 3),
+        (read({"caption": "a page's title"}, " a cat\n"), *[["a cat"]] * 3),
+        (read({"captions": {}}, "a cat"), *[["a cat"]] * 3),
+        (read({"captions": {"zh": ["一只猫"]}}, "a cat"), ["a cat"], ["一只猫"], ["一只猫"]),
+        (read({"captions": {"fr": "un chat"}}, "a cat"), *[["a cat"]] * 3),
+    ],
+)
+def test_captions(sample, en, zh, both):
+    assert (captions_of(sample, "en"), captions_of(sample, "zh"), captions_of(sample)) == (en, zh, both)
+
+
+@pytest.mark.parametrize(
+    ("sample", "language"),
+    [
+        (read(), None),
+        (read({}, "  "), "en"),
+        (read({"captions": {"en": "a cat"}}), "zh"),
+        (read({"captions": {"en": "a cat"}, "caption": "a cat"}, "a cat"), "zh"),
+        (read({"captions": {"fr": "un chat"}}), None),
+        (read({"captions": 7, "caption": {}}), "en"),
+    ],
+)
+def test_a_sample_without_a_caption_is_a_bad_sample(sample, language):
+    with pytest.raises(SampleError, match="no-caption"):
+        captions_of(sample, language)
+
+
+def test_a_caption_whose_language_is_not_told_stands_apart():
+    assert captions_by_language(read({"captions": {"zh": "一只猫"}}, "a cat")) == {"zh": ["一只猫"], UNTOLD: ["a cat"]}
+    assert captions_by_language(read({"captions": {"zh": "一只猫"}}, "一只猫")) == {"zh": ["一只猫"]}
+
+
+def test_the_caption_for_lists_is_english_before_others():
+    assert main_caption(read(BOTH, "the cat")) == "a cat"
+    assert main_caption(read({"captions": {"zh": ["一只猫"]}}, "the cat")) == "the cat"
+    assert main_caption(read({"captions": {"zh": ["一只猫"]}})) == "一只猫"
+    assert main_caption(read()) == ""
