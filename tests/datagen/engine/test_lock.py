@@ -4,12 +4,12 @@ import json
 import os
 import socket
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 from engine_pipelines import tiny
 
-from lt.datagen.engine.lock import LOCK, _acquire, directory_lock
+from lt.datagen.engine.lock import LOCK, directory_lock
 from lt.datagen.engine.run import run_pipeline
 from lt.datagen.shards import LtError
 from lt.datagen.shards.errors import OutputError
@@ -51,21 +51,25 @@ def test_a_lock_file_without_a_name_is_still_a_lock(tmp_path: Path):
             pass
 
 
-def test_a_lock_on_a_file_that_its_holder_has_just_removed_is_no_lock(tmp_path: Path, monkeypatch):
-    """The holder removes the file between our opening and our locking it: we must lock the new file, not the old."""
-    path = tmp_path / LOCK
-    real, opened = os.open, []
+def test_who_waited_holds_the_file_that_lies_there_and_not_the_one_that_was_removed(tmp_path: Path):
+    """The first removes its file when it lets go: the second, that waited for it, must lock a new one."""
+    got, done = Event(), Event()
 
-    def open_and_remove(*args):
-        opened.append(real(*args))
-        if len(opened) == 1:
-            path.unlink()
-        return opened[-1]
+    def second() -> None:
+        with directory_lock(tmp_path, wait=True):
+            got.set()
+            done.wait(60)
 
-    monkeypatch.setattr(os, "open", open_and_remove)
-    descriptor = _acquire(path)
-    assert len(opened) == 2 and os.path.samestat(os.fstat(descriptor), path.stat())
-    os.close(descriptor)
+    thread = Thread(target=second)
+    with directory_lock(tmp_path):
+        thread.start()
+        assert not got.wait(0.2)
+    assert got.wait(60)
+    with pytest.raises(LtError, match="Another run is writing"), directory_lock(tmp_path):
+        pass
+    done.set()
+    thread.join()
+    assert not (tmp_path / LOCK).exists()
 
 
 def test_an_error_inside_the_block_frees_the_folder_and_stays_what_it_is(tmp_path: Path):
