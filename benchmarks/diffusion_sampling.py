@@ -83,13 +83,11 @@ def coop(batch: int, steps: int, rounds: int) -> dict[str, float]:
     scheduler = make_scheduler("ddim", NoiseSchedule())
 
     def whole_steps() -> list[float]:
-        """All steps but the first and the last: the last one sends nothing back."""
+        """All steps but the first and the last, from rung to rung: the last one sends nothing back."""
         marks: list[float] = []
         members, seeds = [lead, other], range(batch)
-        joint_denoise(
-            members, scheduler, steps=steps, seeds=seeds, on_step=lambda *_: marks.append(time.perf_counter())
-        )
-        return [after - before for before, after in pairwise(marks[:-1])]
+        joint_denoise(members, scheduler, steps=steps, seeds=seeds, hook=lambda _: marks.append(time.perf_counter()))
+        return [after - before for before, after in pairwise(marks[1:-1])]
 
     times: dict[str, list[float]] = {"step": []}
     for _ in range(rounds):

@@ -22,7 +22,7 @@ Weights may depend on t and carry masks. Models that hold the *same* latent spac
 guesses directly, without pixels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lt.models.nn.autoencoder import LatentSpace
-from lt.models.nn.diffusion import Guided, NoiseSchedule, convert, join, split
-from lt.models.nn.sampling import Solver, seeded_start
+from lt.models.nn.diffusion import Guided, NoiseSchedule, convert
+from lt.models.nn.sampling import Hook, Solver, State, seeded_start, seen
 
 Weight = float | Callable[[float], float]
 """d: a number in 0..1, or one for every timestep t of the ladder."""
@@ -87,7 +87,7 @@ def joint_denoise(
     every: int = 1,
     send_back: bool = True,
     clamp: float | None = 1.0,
-    on_step: Callable[[int, int], None] | None = None,
+    hook: Hook | None = None,
 ) -> Tensor:
     """Denoise together through pixel space (the paper's sub-module 1).
 
@@ -103,7 +103,8 @@ def joint_denoise(
         every: fuse at every k-th step; between, each member goes on alone (a fusion costs the autoencoders' passes).
         send_back: step 5 of the algorithm. Off only to show what it is good for.
         clamp: bound of decoded guesses, None for latent spaces whose pixels are not pictures.
-        on_step: called after each step with (steps done, steps to do).
+        hook: sees and may change the lead's state on every rung and at the bottom, as in :func:`~lt.models.nn.sampling.sample`;
+            its output is the fusion, so that what is sent back to the others follows the change.
 
     Returns:
         The lead's clean latent ``[b, c, h, w]``; with ``end``, the fused clean guess at that rung (one more estimate).
@@ -113,7 +114,7 @@ def joint_denoise(
     """
     if (clean is None) != (begin == 0):
         raise ValueError("begin from noise at rung 0, or from a clean latent at a rung below it")
-    run = _Run(members, scheduler, steps, seeds, begin, clean, send_back, clamp)
+    run = _Run(members, scheduler, steps, seeds, begin, clean, send_back, clamp, hook)
     last = len(run.lead.timesteps) if end is None else end
     if not begin <= last <= len(run.lead.timesteps) - (end is not None):
         raise ValueError(f"rung {last} is not on the ladder between {begin} and {len(run.lead.timesteps) - 1}")
@@ -121,17 +122,17 @@ def joint_denoise(
     run.let_go_after(fusing if end is None else [*fusing, last])
     for rung in range(begin, last):
         run.advance(fuse=rung in fusing)
-        if on_step is not None:
-            on_step(rung - begin + 1, last - begin)
-    return run.lead.sample if end is None else run.clean_guess()
+    return run.state({} if end is None else run.answers(fuse=True)).clean()
 
 
 @dataclass(frozen=True, eq=False)
 class HandOver:
-    """A group that works until the ladder's timestep falls to ``until`` (0 for the last group), see :func:`hand_over`."""
+    """A group that works until the ladder's timestep falls to ``until`` (0 for the last group), see :func:`hand_over`; its own
+    ``hook`` sees the states of its lead."""
 
     members: Sequence[Member]
     until: float = 0
+    hook: Hook | None = None
 
 
 @torch.no_grad()
@@ -170,9 +171,8 @@ def hand_over(
         end = None if final else next((rung for rung, t in enumerate(ladder) if t <= group.until), None)
         if not final and (end is None or end <= begin):
             raise ValueError(f"group {place + 1} gets no step: until={group.until:g} on the ladder {ladder}")
-        clean = joint_denoise(
-            group.members, scheduler, steps=steps, seeds=seeds, begin=begin, end=end, clean=clean, clamp=clamp, **how
-        )
+        between: dict[str, Any] = {"begin": begin, "end": end, "clean": clean, "hook": group.hook}
+        clean = joint_denoise(group.members, scheduler, steps=steps, seeds=seeds, clamp=clamp, **between, **how)
         if not final:
             clean = carry(clean, group.members[0], groups[place + 1].members[0], clamp)
             begin = end or 0
@@ -214,12 +214,11 @@ class _Run:
         clean: Tensor | None,
         send_back: bool,
         clamp: float | None,
+        hook: Hook | None,
     ):
-        self.members, self.send_back, self.clamp = list(members), send_back, clamp
+        self.members, self.send_back, self.clamp, self.hook = list(members), send_back, clamp, hook
         self.schedule = NoiseSchedule.from_config(scheduler.config)
-        self.kind = scheduler.config.prediction_type
         self.solvers: list[Solver | None] = []
-        self.segments: list[int | None] = [None] * len(self.members)
         self.last_use: list[float] = [float("inf")] * len(self.members)
         ladder = Solver(scheduler, steps, torch.zeros(1), begin)
         for place, member in enumerate(self.members):
@@ -228,7 +227,7 @@ class _Run:
                 noise = noise.to(clean)
                 alpha, sigma = (value.to(noise) for value in ladder.alpha_sigma())
                 noise = alpha * carry(clean, self.members[0], member, clamp) + sigma * noise
-            self.solvers.append(Solver(scheduler, steps, noise.to(_place(member)), begin, generators))
+            self.solvers.append(Solver(scheduler, steps, member.guided.beside(noise), begin, generators))
 
     @property
     def lead(self) -> Solver:
@@ -241,6 +240,10 @@ class _Run:
         if sum(weights) > 1 + 1e-9:
             raise ValueError(f"coop weights sum to {sum(weights):g} at t={t:g}; the lead takes the rest, so at most 1")
         return weights
+
+    def _weight(self, place: int) -> float:
+        """d of one member on this rung."""
+        return self.weights(float(self.lead.t))[place - 1]
 
     def let_go_after(self, fusing: Sequence[int]) -> None:
         """Find each member's last fusion; after it its network need not run.
@@ -256,18 +259,18 @@ class _Run:
         """One rung down for every member that will be heard again."""
         rung = self.lead.rung
         self._drop(rung)
-        outputs = self._outputs(fuse)
-        if fuse:
-            outputs[0] = self._fuse(outputs)
+        answers = self.answers(fuse)
+        fused = self.state(answers if fuse else {}).output
         self._drop(rung + 1)
         if fuse and self.send_back:
-            outputs[1:] = [solver and self._send_back(outputs[0], place) for place, solver in self._others()]
-        for solver, output in zip(self.solvers, outputs, strict=True):
-            if solver is not None and output is not None:
-                solver.step(output)
+            answers = {place: self._send_back(fused, solver, place) for place, solver in self._others()}
+        for place, solver in self._others():
+            solver.step(answers[place])
+        self.lead.step(fused)
 
-    def _others(self) -> list[tuple[int, Solver | None]]:
-        return list(enumerate(self.solvers))[1:]
+    def _others(self) -> list[tuple[int, Solver]]:
+        """The members beside the lead that are still heard, by their places."""
+        return [(place, solver) for place, solver in enumerate(self.solvers) if place and solver is not None]
 
     def _drop(self, rung: int) -> None:
         """Let go of the members that are not heard at ``rung`` or below."""
@@ -275,19 +278,26 @@ class _Run:
             if last < rung:
                 self.solvers[place] = None
 
-    def clean_guess(self) -> Tensor:
-        """The fused clean guess of the lead where it stands."""
-        fused = self._fuse(self._outputs(fuse=True))
-        return self._read(0, fused)[0]
+    def answers(self, fuse: bool) -> dict[int, Tensor]:
+        """The others' own answers by their places, in the ladder's prediction type; those that nobody will read are left out."""
+        sent = fuse and self.send_back
+        return {place: self._ask(place, one) for place, one in self._others() if self._weight(place) or not sent}
 
-    def _outputs(self, fuse: bool) -> list[Tensor | None]:
-        """Every member's own answer, in the ladder's prediction type; None where nobody will read it."""
-        weights = self.weights(float(self.lead.t))
-        outputs: list[Tensor | None] = []
-        for place, solver in enumerate(self.solvers):
-            silent = fuse and self.send_back and place > 0 and weights[place - 1] == 0
-            outputs.append(None if solver is None or silent else self._ask(place, solver))
-        return outputs
+    def state(self, answers: Mapping[int, Tensor]) -> State:
+        """The lead's state, after its hook. Its output is the lead's own answer, averaged with some others' (steps 1 to 4).
+
+        The others' clean guesses travel into the lead's space and are read there as noise from its state. All prediction types
+        are affine in the noise for a fixed state, so averaging outputs averages noise estimates.
+        """
+        guesses = [self._heard(place, answer) for place, answer in answers.items() if self._weight(place)]
+
+        def ask(z: Tensor, t: Tensor) -> Tensor:
+            own = fused = self._ask(0, self.lead)
+            for share, guess in guesses:
+                fused = fused + share * (self.lead.output_of(guess) - own)
+            return fused
+
+        return seen(State(self.lead, ask), self.hook)
 
     def _ask(self, place: int, solver: Solver) -> Tensor:
         """Ask a member at its own timestep of the rung's SNR."""
@@ -296,64 +306,25 @@ class _Run:
         model = guided.model
         same = model.schedule == self.schedule
         t = solver.t if same else model.schedule.timestep_of(sigma / alpha).to(solver.t.device)
-        segment = model.segment(t)
-        if self.segments[place] not in (None, segment):
-            solver.restart()
-        self.segments[place] = segment
+        solver.enter(model.segment(t))
         t = t.float() if t.is_floating_point() else t
         z = solver.z
         alpha, sigma = alpha.to(z), sigma.to(z)
-        return convert(guided(z, t), z, alpha, sigma, model.prediction_type, self.kind)
+        return convert(guided(z, t), z, alpha, sigma, model.prediction_type, solver.kind)
 
-    def _read(self, place: int, output: Tensor) -> tuple[Tensor, Tensor]:
-        """An output of the ladder's type as clean guess and noise at a member's own state."""
-        solver = self.solvers[place]
+    def _heard(self, place: int, answer: Tensor) -> tuple[Tensor | float, Tensor]:
+        """A member's share of the fusion (with its mask ``[b, 1, h, w]``) and its clean guess in the lead's space."""
+        member, lead, solver = self.members[place], self.members[0], self.solvers[place]
         assert solver is not None
-        alpha, sigma = (value.to(solver.z) for value in solver.alpha_sigma())
-        return split(output, solver.z, alpha, sigma, self.kind)
+        share = self._weight(place)
+        if member.mask is not None:
+            share = share * F.interpolate(member.mask.to(self.lead.z), size=lead.shape[1:], mode="area")
+        return share, carry(solver.clean(answer), member, lead, self.clamp)
 
-    def _as_output(self, place: int, clean: Tensor) -> Tensor:
-        """A clean guess as the output that means it, seen from a member's own state (step 3 of the algorithm)."""
-        solver = self.solvers[place]
-        assert solver is not None
-        alpha, sigma = (value.to(solver.z) for value in solver.alpha_sigma())
-        clean, eps = split(clean, solver.z, alpha, sigma, "sample")
-        return join(clean, eps, alpha, sigma, self.kind)
-
-    def _fuse(self, outputs: Sequence[Tensor | None]) -> Tensor:
-        """Steps 1 to 4: the others' clean guesses in the lead's space, read as noise from the lead's state, averaged.
-
-        All prediction types are affine in the noise for a fixed state, so averaging outputs averages noise estimates.
-        """
-        lead = outputs[0]
-        assert lead is not None
-        fused = lead
-        for place, weight in enumerate(self.weights(float(self.lead.t)), start=1):
-            output = outputs[place]
-            if weight == 0 or output is None:
-                continue
-            guess = carry(self._read(place, output)[0], self.members[place], self.members[0], self.clamp)
-            share = weight * self._mask(place, lead)
-            fused = fused + share * (self._as_output(0, guess) - lead)
-        return fused
-
-    def _mask(self, place: int, lead: Tensor) -> Tensor | float:
-        mask = self.members[place].mask
-        if mask is None:
-            return 1.0
-        return F.interpolate(mask.to(lead), size=lead.shape[-2:], mode="area")
-
-    def _send_back(self, fused: Tensor | None, place: int) -> Tensor:
+    def _send_back(self, fused: Tensor, solver: Solver, place: int) -> Tensor:
         """Step 5: the fusion as a clean guess in another member's space, read as an output from that member's state."""
-        assert fused is not None
-        clean = self._read(0, fused)[0]
-        return self._as_output(place, carry(clean, self.members[0], self.members[place], self.clamp))
-
-
-def _place(member: Member) -> torch.device:
-    """Where a member's states live: with its network's parameters."""
-    parameter = next(member.guided.model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
+        clean = self.lead.clean(fused)
+        return solver.output_of(carry(clean, self.members[0], self.members[place], self.clamp))
 
 
 def start_noise(

@@ -391,6 +391,11 @@ class Guided:
         if self.scale != 1 and self.empty is None:
             raise ValueError(f"guidance scale {self.scale} needs the empty condition to guide away from")
 
+    def beside(self, value: Tensor) -> Tensor:
+        """A tensor on the device of the model's weights; where it is if there are none."""
+        weight = next(self.model.parameters(), None)
+        return value if weight is None else value.to(weight.device)
+
     @cached_property
     def _parts(self) -> list[Condition]:
         guiding = [] if self.empty is None or self.scale == 1 else [self.empty]

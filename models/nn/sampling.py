@@ -1,9 +1,10 @@
 """Sampling with diffusers' schedulers: one state going down one ladder of noise levels, one step at a time.
 
-The loop computes what diffusers' pipelines compute, in the same order, so pixels agree
-(tests/models/test_diffusion.py). It differs in three things: it leaves the caller's scheduler untouched, it can begin
-and stop at any rung, and it restarts the history of multistep solvers where another network takes over (PanGu-Draw's
-switch, a coop hand-over).
+:func:`sample` is how a picture is drawn. It computes what diffusers' pipelines compute, in the same order, so pixels agree
+(tests/models/test_diffusion.py). It differs in four things: it leaves the caller's scheduler untouched, it can begin
+and stop at any rung, it restarts the history of multistep solvers where another network takes over (PanGu-Draw's
+switch, a coop hand-over), and a *hook* may look at the state on every rung and change it: guidance by gradient, blending
+with a source at the same noise level, layers that are held fast.
 """
 
 import copy
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lt.models.nn.diffusion import Guided, NoiseSchedule, PredictionType
+from lt.models.nn.diffusion import Guided, NoiseSchedule, PredictionType, join, split
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -70,7 +71,7 @@ class Solver:
 
     Args:
         scheduler: any diffusers scheduler over a variance-preserving schedule.
-        steps: number of inference steps; the ladder has ``len(self.timesteps)`` rungs.
+        steps: number of inference steps; the ladder has ``len(self.timesteps)`` rungs, and the bottom below them.
         noise: ``[b, ...]``, standard normal, the start at rung 0; or with ``begin``, the state ``z`` at that rung.
         begin: the rung to begin at.
         generators: one a sample, for schedulers that add noise.
@@ -89,16 +90,24 @@ class Solver:
         if hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(begin)
         self.timesteps: Tensor = self.scheduler.timesteps
+        self.kind: PredictionType = self.scheduler.config.prediction_type
         self.rung = begin
+        self._segment: int | None = None
         self._extra = {}
         if generators is not None and "generator" in inspect.signature(self.scheduler.step).parameters:
             self._extra["generator"] = list(generators)
         self._sample = noise * self.scheduler.init_noise_sigma if begin == 0 else self._from_state(noise)
+        self._z: Tensor | None = None
 
     def _from_state(self, z: Tensor) -> Tensor:
         """Euler-type schedulers carry ``z / alpha``: ask the scheduler how it scales a one, and undo that."""
         one = torch.ones((), dtype=torch.float64, device=z.device)
-        return (z / self.scheduler.scale_model_input(one, self.t)).to(z.dtype)
+        return z if self.is_done else (z / self.scheduler.scale_model_input(one, self.t)).to(z.dtype)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the state has come to the bottom."""
+        return self.rung == len(self.timesteps)
 
     @property
     def t(self) -> Tensor:
@@ -107,16 +116,22 @@ class Solver:
 
     @property
     def z(self) -> Tensor:
-        """The state ``alpha x0 + sigma eps`` at the current rung, as a network wants to see it, ``[b, ...]``."""
-        return self.scheduler.scale_model_input(self._sample, self.t)
+        """The state ``alpha x0 + sigma eps`` at the current rung, as a network wants to see it, ``[b, ...]``; at the bottom
+        the clean latent. May be set."""
+        if self._z is None:
+            self._z = self._sample if self.is_done else self.scheduler.scale_model_input(self._sample, self.t)
+        return self._z
 
-    @property
-    def sample(self) -> Tensor:
-        """What the scheduler carries; after the last step the clean latent, ``[b, ...]``."""
-        return self._sample
+    @z.setter
+    def z(self, z: Tensor) -> None:
+        self._z, self._sample = z, self._from_state(z.detach())
+        if hasattr(self.scheduler, "last_sample"):  # UniPC would correct the new state by what led to the old one
+            self.scheduler.last_sample = None
 
     def alpha_sigma(self) -> tuple[Tensor, Tensor]:
         """``alpha`` and ``sigma`` (float64 scalars) of the state at the current rung, from the scheduler's own tables."""
+        if self.is_done:
+            return self.timesteps.new_ones((), dtype=torch.float64), self.timesteps.new_zeros((), dtype=torch.float64)
         sigmas = getattr(self.scheduler, "sigmas", None)
         if sigmas is not None:
             ratio = sigmas[self.rung].double()
@@ -125,14 +140,103 @@ class Solver:
         abar = self.scheduler.alphas_cumprod[self.t.long().cpu()].double()
         return abar.sqrt(), (1 - abar).sqrt()
 
+    def clean(self, output: Tensor) -> Tensor:
+        """The clean guess that an output (of the scheduler's prediction type) for :attr:`z` means, ``[b, ...]``."""
+        alpha, sigma = (value.to(self.z) for value in self.alpha_sigma())
+        return split(output, self.z, alpha, sigma, self.kind)[0]
+
+    def output_of(self, clean: Tensor) -> Tensor:
+        """The output that means a clean guess, seen from :attr:`z`."""
+        alpha, sigma = (value.to(self.z) for value in self.alpha_sigma())
+        return join(*split(clean, self.z, alpha, sigma, "sample"), alpha, sigma, self.kind)
+
+    def enter(self, segment: int) -> None:
+        """Say which network answers from here on; where it is another one, the solver's history is forgotten."""
+        if self._segment not in (None, segment):
+            restart_history(self.scheduler)
+        self._segment = segment
+
     def step(self, output: Tensor) -> None:
         """One rung down, given the network's output (of the scheduler's prediction type) for :attr:`z`."""
+        output = output.detach()
         self._sample = self.scheduler.step(output, self.t, self._sample, return_dict=False, **self._extra)[0]
-        self.rung += 1
+        self.rung, self._z = self.rung + 1, None
 
-    def restart(self) -> None:
-        """Forget the solver's history, see :func:`restart_history`."""
-        restart_history(self.scheduler)
+
+class State:
+    """What a :data:`Hook` sees on a rung: the state ``z``, where it stands, and what the network says of it once it is asked.
+
+    A hook may set :attr:`z` (whatever the scheduler carries, this is the variance-preserving state), and the network answers for
+    the new one; or it sets :attr:`output`, and the step is taken with that. Below the last rung, at the bottom, it is called
+    once more: there ``z`` is the clean latent, ``alpha`` 1, ``sigma`` 0, and there is nothing to be asked.
+
+    To differentiate through the network::
+
+        with torch.enable_grad():
+            state.z = state.z.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(energy(state.clean()), state.z)
+        state.z = state.z.detach() - slope
+
+    Solvers with a memory remember outputs as they were given. UniPC goes without its corrector where ``z`` was set; Heun's
+    second half-step and PNDM go on from a copy of the state, so that a new ``z`` counts there for the network's answer alone.
+    """
+
+    def __init__(self, solver: Solver, ask: Callable[[Tensor, Tensor], Tensor]):
+        self._solver, self._ask = solver, ask
+        self._output: Tensor | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether this is the bottom."""
+        return self._solver.is_done
+
+    @property
+    def t(self) -> Tensor:
+        """The timestep, a scalar; not at the bottom."""
+        return self._solver.t
+
+    @property
+    def alpha(self) -> Tensor:
+        """Share of the picture in ``z``, a scalar of its dtype."""
+        return self._solver.alpha_sigma()[0].to(self.z)
+
+    @property
+    def sigma(self) -> Tensor:
+        """Share of the noise in ``z``, a scalar of its dtype."""
+        return self._solver.alpha_sigma()[1].to(self.z)
+
+    @property
+    def z(self) -> Tensor:
+        """``alpha x0 + sigma eps``, ``[b, c, h, w]``."""
+        return self._solver.z
+
+    @z.setter
+    def z(self, z: Tensor) -> None:
+        if z is not self._solver.z:
+            self._solver.z, self._output = z, None
+
+    @property
+    def output(self) -> Tensor:
+        """The network's answer for ``z``, guidance (and under Coop-Diffusion the fusion) applied; asked for once."""
+        if self._output is None:
+            self._output = self._ask(self.z, self.t)
+        return self._output
+
+    @output.setter
+    def output(self, output: Tensor) -> None:
+        self._output = output
+
+    def clean(self) -> Tensor:
+        """The clean guess ``x0`` that the output means, ``[b, c, h, w]``; at the bottom ``z`` itself."""
+        return self.z if self.is_done else self._solver.clean(self.output)
+
+    def answer(self, clean: Tensor) -> None:
+        """Set the output that means this clean guess."""
+        self.output = self._solver.output_of(clean)
+
+
+Hook = Callable[[State], None]
+"""Looks at the state on every rung, and may change it."""
 
 
 def seeded_start(seeds: Sequence[int], shape: tuple[int, ...]) -> tuple[Tensor, list[torch.Generator]]:
@@ -150,37 +254,41 @@ def sample(
     *,
     steps: int,
     begin: int = 0,
+    end: int | None = None,
     generators: Sequence[torch.Generator] | None = None,
-    on_step: Callable[[int, int], None] | None = None,
+    hook: Hook | None = None,
 ) -> Tensor:
-    """Denoise ``noise`` with one model.
+    """Draw with one model: down the ladder, from noise to a clean latent.
 
     Args:
         guided: the model with its conditions and guidance.
         scheduler: a diffusers scheduler of the same schedule and prediction type.
         noise: ``[b, c, h, w]`` standard normal; with ``begin`` > 0 the state at that rung (image to image).
         steps: inference steps.
+        begin, end: rungs of the ladder between which to work; to the bottom when ``end`` is None.
         generators: for schedulers that add noise, one a sample.
-        on_step: called after each step with (steps done, steps in all).
+        hook: sees and may change the state on every rung, and at the bottom.
 
     Returns:
-        The clean latent ``[b, c, h, w]``.
+        The clean latent ``[b, c, h, w]``; with ``end``, the clean guess at that rung.
 
     Raises:
         ValueError: scheduler and model disagree on schedule or prediction type.
     """
     check_agreement(guided, scheduler)
-    solver = Solver(scheduler, steps, noise, begin, generators)
-    segment = guided.model.segment(solver.t)
-    for done in range(begin, len(solver.timesteps)):
-        here = guided.model.segment(solver.t)
-        if here != segment:
-            solver.restart()
-            segment = here
-        solver.step(guided(solver.z, solver.t))
-        if on_step is not None:
-            on_step(done + 1, len(solver.timesteps))
-    return solver.sample
+    solver = Solver(scheduler, steps, guided.beside(noise), begin, generators)
+    last = len(solver.timesteps) if end is None else end
+    while solver.rung < last:
+        solver.enter(guided.model.segment(solver.t))
+        solver.step(seen(State(solver, guided), hook).output)
+    return seen(State(solver, guided), hook).clean()
+
+
+def seen(state: State, hook: Hook | None) -> State:
+    """The state after its hook, where there is one."""
+    if hook is not None:
+        hook(state)
+    return state
 
 
 def check_agreement(guided: Guided, scheduler: Any) -> None:

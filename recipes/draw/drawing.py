@@ -33,7 +33,6 @@ def draw(
     """
     guided = guided_by(painter, prompts, size, guidance, hints, styles)
     noise, generators = seeded_start(seeds, painter.latent_shape(*size))
-    noise = noise.to(next(painter.model.parameters()).device)
     return decoded(painter, sample(guided, painter.scheduler, noise, steps=steps, generators=generators))
 
 
