@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lt.datagen.shards import LtError
 from lt.models.nn.control import control_branch
-from lt.models.nn.diffusion import Condition, seeded_noise, split
-from lt.models.nn.sampling import Solver, make_scheduler
+from lt.models.nn.diffusion import Condition, seeded_noise
+from lt.models.nn.sampling import Solver, make_scheduler, sample
 from lt.recipes.diffusion import autoencoders, objective
 from lt.recipes.diffusion.controls import STORED
 from lt.recipes.diffusion.objective import STEPS, DiffusionObjective, Outline
@@ -79,12 +79,7 @@ class PanguObjective(DiffusionObjective):
         if rungs[0]:
             alpha, sigma = self.denoiser.schedule.alpha_sigma(ladder[rungs[0]], latents)
             noise = alpha * latents + sigma * noise
-        solver = Solver(scheduler, STEPS, noise, rungs[0])
-        for _ in rungs[:-1]:
-            solver.step(guided(solver.z, solver.t))
-        output = guided(solver.z, solver.t)
-        alpha, sigma = self.denoiser.schedule.alpha_sigma(solver.t, latents)
-        clean, _ = split(output, solver.z, alpha, sigma, self.denoiser.prediction_type)
+        clean = sample(guided, scheduler, noise, steps=STEPS, begin=rungs[0], end=rungs[-1])
         return self.space.decode(clean)
 
     def _take_pipeline(self, folder: Path) -> str:
