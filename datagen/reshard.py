@@ -133,7 +133,7 @@ def _manifest_for(shards: Shards, rule: dict[str, Any]) -> Manifest:
     source = shards.manifest or Manifest(pipeline=_STEP)
     return Manifest(
         pipeline=source.pipeline,
-        run=digest_of([_STEP, __version__, rule, inputs]),
+        run=digest_of([_STEP, rule, inputs]),
         settings={**source.settings, _STEP: {**rule, "of": source.run}},
         inputs=inputs,
         code_version=__version__,

@@ -1,7 +1,7 @@
 """What a run will do: its tasks and their digests, and how it differs from the run that filled a folder before.
 
 A task is one split of the source and becomes one shard. Its digest is over everything that decides its bytes: the split, the
-inputs, the settings of source and stages, and the code of both.
+inputs, the settings of source and stages, and the code of both, but not the version of lt.
 """
 
 import json
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lt import __version__
-from lt.datagen.engine.code import code_version
+from lt.datagen.engine.code import code_of, code_version
 from lt.datagen.engine.stage import Pipeline, stage_settings
-from lt.datagen.shards import LtError
+from lt.datagen.shards import LtError, codec
 from lt.datagen.shards.manifest import Manifest
 from lt.datagen.shards.storage import digest_of
 
@@ -84,6 +84,7 @@ def make_plan(pipeline: Pipeline) -> Plan:
             {"name": stage.name, "settings": _plain(stage_settings(stage)), "code": code_version(stage)}
             for stage in stages
         ],
+        "codec": {"code": code_of(codec)},
         "splits": digest_of(splits)[:12],
     }
     digest = digest_of([settings, inputs])
@@ -93,8 +94,8 @@ def make_plan(pipeline: Pipeline) -> Plan:
 
 
 def pipeline_code(pipeline: Pipeline) -> str:
-    """Digest over the code versions of all steps."""
-    return digest_of([code_version(step) for step in (pipeline.source, *pipeline.stages)])
+    """Digest over the code versions of all steps, and of what turns their samples into bytes."""
+    return digest_of([code_of(codec), *(code_version(step) for step in (pipeline.source, *pipeline.stages))])
 
 
 def differences(manifest: Manifest, plan: Plan) -> list[str]:

@@ -13,12 +13,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lt.datagen import pose
 from lt.datagen.engine.stage import rng_for
 from lt.datagen.pose import COCO_KEYPOINTS, draw_openpose
-from lt.datagen.shards import Sample, compose
+from lt.datagen.shards import Sample
 from lt.datagen.shards.compose import EXACT, alpha_box, composite
-from lt.datagen.sources import backgrounds, drawings, figure_body, figure_drawing, grammar, held_out
 from lt.datagen.sources.backgrounds import OUTDOOR, Background, sample_background
 from lt.datagen.sources.drawings import render_svg
 from lt.datagen.sources.figure_body import ACTIONS, BUILDS, Point, Stance, joints, sample_stance
@@ -36,7 +34,7 @@ from lt.datagen.sources.figure_drawing import (
 )
 from lt.datagen.sources.grammar import COLOURS_ZH, article
 from lt.datagen.sources.held_out import split_of
-from lt.datagen.sources.numbered import NumberedSource, made_from
+from lt.datagen.sources.numbered import NumberedSource
 from lt.datagen.sources.openmoji import package_inputs
 
 CANNY = (100, 200)
@@ -155,8 +153,7 @@ class FiguresSource(NumberedSource):
     name: ClassVar[str] = "figures"
 
     def inputs(self) -> list[str]:
-        made = made_from(backgrounds, compose, drawings, figure_body, figure_drawing, grammar, held_out, pose)
-        return [*package_inputs("resvg-py", "opencv-python-headless"), *made]
+        return package_inputs("resvg-py", "opencv-python-headless")
 
     def licences(self) -> list[str]:
         return ["CC0-1.0: drawn by lt"]

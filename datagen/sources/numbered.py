@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from types import ModuleType
 from typing import Any, ClassVar
 
 from lt.datagen.shards import Reject, Sample
 from lt.datagen.shards.errors import UsageError
-from lt.datagen.shards.storage import digest_of_file
 
 MIN_SIZE, MAX_SIZE = 64, 4096
 
@@ -63,8 +61,3 @@ class NumberedSource:
         first, end = split
         for number in range(first, end):
             yield self.sample(number)
-
-
-def made_from(*modules: ModuleType) -> list[str]:
-    """Digests of the modules that draw and speak for a world: a change in them is a change of its data."""
-    return [digest_of_file(str(module.__file__)) for module in modules]

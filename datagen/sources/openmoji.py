@@ -19,12 +19,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from PIL import ImageColor
 
-from lt.datagen.shards import Reject, Sample, compose
+from lt.datagen.shards import Reject, Sample
 from lt.datagen.shards.compose import EXACT, alpha_box, composite
 from lt.datagen.shards.storage import digest_of, digest_of_file
-from lt.datagen.sources import drawings
 from lt.datagen.sources.drawings import drawing_files, plain_code, render_svg
-from lt.datagen.sources.numbered import made_from
 
 GROUPS = Path(__file__).with_name("emoji_groups.json")
 LICENCE = "CC BY-SA 4.0"
@@ -102,7 +100,7 @@ class OpenMojiSource:
         return asdict(self)
 
     def inputs(self) -> list[str]:
-        return [*package_inputs(), digest_of_file(GROUPS), *made_from(compose, drawings)]
+        return [*package_inputs(), digest_of_file(GROUPS)]
 
     def licences(self) -> list[str]:
         return [f"{LICENCE}: {ATTRIBUTION}"]

@@ -15,16 +15,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lt.datagen.engine.stage import rng_for
-from lt.datagen.shards import Sample, compose
+from lt.datagen.shards import Sample
 from lt.datagen.shards.compose import EXACT, alpha_box, composite
 from lt.datagen.shards.sample import layer_field
 from lt.datagen.shards.storage import digest_of_file
-from lt.datagen.sources import backgrounds, drawings, grammar, held_out, scene_layout
 from lt.datagen.sources.backgrounds import OUTDOOR, Background, sample_background
 from lt.datagen.sources.concepts import TABLE
 from lt.datagen.sources.drawings import draw
 from lt.datagen.sources.grammar import Phrase, captions
-from lt.datagen.sources.numbered import NumberedSource, made_from
+from lt.datagen.sources.numbered import NumberedSource
 from lt.datagen.sources.openmoji import ATTRIBUTION, LICENCE, SOURCE, package_inputs
 from lt.datagen.sources.scene_layout import SPLITS, DoesNotFit, Plan, is_beside, lay_out, sample_plan
 
@@ -120,8 +119,7 @@ class ScenesSource(NumberedSource):
     known_splits: ClassVar[tuple[str, ...]] = SPLITS
 
     def inputs(self) -> list[str]:
-        made = made_from(backgrounds, compose, drawings, grammar, held_out, scene_layout)
-        return [*package_inputs(), digest_of_file(TABLE), *made]
+        return [*package_inputs(), digest_of_file(TABLE)]
 
     def licences(self) -> list[str]:
         return [f"{LICENCE}: {ATTRIBUTION}"]

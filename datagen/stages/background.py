@@ -15,7 +15,7 @@ import numpy as np
 
 from lt.datagen.engine.stage import SampleStage, model_time
 from lt.datagen.shards import Sample
-from lt.datagen.stages.masks import disc, expert, is_on_device
+from lt.datagen.stages.masks import disc, expert, expert_class, is_on_device
 from lt.datagen.stages.matte import ALPHA, BEHIND
 
 
@@ -36,6 +36,10 @@ class CompleteBackground(SampleStage):
     @property
     def on_device(self) -> bool:
         return is_on_device("inpainter", self.inpainter)
+
+    @property
+    def made_by(self) -> tuple[str, ...]:
+        return (expert_class("inpainter", self.inpainter),)
 
     def process(self, sample: Sample) -> Sample:
         picture, covered = sample.picture, sample[ALPHA].max(axis=0)

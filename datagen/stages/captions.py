@@ -19,7 +19,7 @@ from lt.datagen.engine.stage import SampleStage
 from lt.datagen.shards import Sample
 from lt.datagen.shards.captions import LANGUAGES, captions_by_language
 from lt.datagen.stages.colours import NAMES, colour_share
-from lt.datagen.stages.masks import MASKS, expert
+from lt.datagen.stages.masks import MASKS, expert, expert_class
 from lt.datagen.stages.nouns import chinese_nouns, names_category, table
 from lt.models.perception.protocols import Phrase
 
@@ -31,6 +31,7 @@ _PLACE = re.compile(
 _PLACE_ZH = re.compile(
     r"在(.{1,14}?)(上面|下面|里面|旁边|前面|后面|上|下|里|旁|前|中|边)(?!面|边)|^(.{1,10}?)(上|里)(?:放|摆|有|停|站|坐)"
 )
+_PARSERS = {"en": "spacy", "zh": "jieba"}
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 
 
@@ -52,6 +53,7 @@ class CaptionLayers(SampleStage):
     least_colour: float = 0.08
     """Share of an entity that must show a phrase's colour."""
     name: ClassVar[str] = "caption-layers"
+    made_by: ClassVar[tuple[str, ...]] = tuple(expert_class("parser", name) for name in _PARSERS.values())
 
     def process(self, sample: Sample) -> Sample:
         meta = sample.meta
@@ -68,7 +70,7 @@ class CaptionLayers(SampleStage):
 
     def _caption(self, sample: Sample, lang: str, texts: list[str]) -> None:
         entities, meta = sample.meta["entities"], sample.meta
-        phrases = expert("parser", {"en": "spacy", "zh": "jieba"}[lang]).parse(texts) if texts else []
+        phrases = expert("parser", _PARSERS[lang]).parse(texts) if texts else []
         for category in dict.fromkeys(entity["category"] for entity in entities):
             members = [number for number, entity in enumerate(entities) if entity["category"] == category]
             named = named_by(texts, phrases, category, lang)

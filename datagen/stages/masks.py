@@ -13,7 +13,7 @@ from lt.datagen.engine.stage import SampleStage, model_time
 from lt.datagen.shards import LtError, Reject, Sample, SampleError
 from lt.datagen.stages.entities import corners
 from lt.models.perception.annotations import mask_of
-from lt.models.perception.registry import BACKENDS, BackendError, load
+from lt.models.perception.registry import BACKENDS, BackendError, load, target
 
 MASKS = "work-masks.npy"
 
@@ -31,6 +31,10 @@ class MakeMasks(SampleStage):
     @property
     def on_device(self) -> bool:
         return is_on_device("segmenter", self.segmenter)
+
+    @property
+    def made_by(self) -> tuple[str, ...]:
+        return (expert_class("segmenter", self.segmenter),)
 
     def process(self, sample: Sample) -> Sample | Reject:
         picture, instances = sample.picture, {item.get("id"): item for item in sample.meta["instances"]}
@@ -71,6 +75,14 @@ def expert(kind: str, name: str) -> Any:
     """The perception backend, with its complaint as an error for people."""
     try:
         return load(kind, name)
+    except BackendError as error:
+        raise LtError(error.message, error.hint) from None
+
+
+def expert_class(kind: str, name: str) -> str:
+    """The backend's class as `module:Class`, which a stage that is told its name is made by."""
+    try:
+        return target(kind, name)
     except BackendError as error:
         raise LtError(error.message, error.hint) from None
 

@@ -93,6 +93,11 @@ def load(kind: str, name: str) -> Any:
     return made(argument) if argument else made()
 
 
+def target(kind: str, name: str) -> str:
+    """The class behind an expert, as `module:Class`. Raises BackendError if there is no such backend."""
+    return find(kind, name.partition(":")[0]).target
+
+
 def find(kind: str, name: str) -> Backend:
     """The backend of `kind` called `name`. Raises BackendError that names the known ones and the nearest."""
     known = {backend.name: backend for backend in BACKENDS if backend.kind == kind}

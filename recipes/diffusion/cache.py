@@ -78,6 +78,11 @@ class EncodePictures:
     batch: int = 32
     name: ClassVar[str] = "latents"
     on_device: ClassVar[bool] = True
+    made_by: ClassVar[tuple[str, ...]] = (
+        "lt.recipes.vae.objective:VaeObjective.ready",
+        "lt.models.nn.autoencoder:small_autoencoder",
+    )
+    not_made_by: ClassVar[tuple[str, ...]] = ("lt.recipes.vae",)
 
     def __call__(self, samples: Iterator[Sample]) -> Iterator[Sample | Reject]:
         for group in batched(samples, self.batch):

@@ -9,10 +9,12 @@ import numpy as np
 from lt.datagen.pose import draw_openpose
 from lt.datagen.shards import LtError, SampleError, UsageError
 from lt.datagen.shards.codec import decode_image, to_rgb
-from lt.models.perception.registry import BackendError, load
+from lt.models.perception.registry import BackendError, load, target
 from lt.recipes.diffusion.controls import color_picture
 from lt.recipes.diffusion.pictures import Size, covering, fitted
 
+EXPERTS = (target("edges", "opencv"), target("pose", "mediapipe"))
+"""Who looks at photographs, as `module:Class`."""
 _ASPECT = 0.02
 """Aspect ratios may differ so much (as a share) before a control picture would be visibly cut."""
 

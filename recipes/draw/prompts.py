@@ -18,7 +18,7 @@ from lt.datagen.shards.storage import digest_of_file
 from lt.models.nn.tokenizers import split_words
 from lt.recipes.diffusion.controls import control_picture
 from lt.recipes.diffusion.pictures import Size
-from lt.recipes.draw.control_files import find_in_photo, read_drawn, same_aspect
+from lt.recipes.draw.control_files import EXPERTS, find_in_photo, read_drawn, same_aspect
 
 SHARD_SIZE = 32
 """Samples a shard: what an interrupted run repeats at most."""
@@ -50,6 +50,7 @@ class PromptSource:
     pictures: tuple[tuple[str, str], ...] = ()
     photos: tuple[tuple[str, str], ...] = ()
     name: ClassVar[str] = "prompts"
+    made_by: ClassVar[tuple[str, ...]] = EXPERTS
 
     def __post_init__(self) -> None:
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):

@@ -22,6 +22,7 @@ from lt.recipes.diffusion.texts import (
     text_digest,
     world_tokenizer,
 )
+from lt.recipes.training.shards import ShardSet
 
 
 def write_autoencoder(folder: Path, seed: int = 0) -> Path:
@@ -33,13 +34,14 @@ def write_autoencoder(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def write_pictures(folder: Path, sizes: tuple[int, ...] = (64, 64, 64, 32), seed: int = 0) -> Path:
+def write_pictures(folder: Path, sizes: tuple[int, ...] = (64, 64, 64, 32), seed: int = 0, code: str = "") -> Path:
     rng = np.random.default_rng(seed)
     with ShardWriter(folder / "shard-000000.tar", durable=False) as writer:
         for number, size in enumerate(sizes):
             picture = np.kron(rng.integers(0, 256, (4, 4, 3), np.uint8), np.ones((size // 4, size // 4, 1), np.uint8))
             said = {"en": [f"picture {number}", f"number {number}"], "zh": [f"第{number}张图"]}
-            fields = {"png": picture, "edge.png": picture[:, :, 0], "json": {"captions": said, "layers": [{}]}}
+            meta = {"captions": said, "layers": [{}], "lineage": [{"stage": "made", "code": code}]}
+            fields = {"png": picture, "edge.png": picture[:, :, 0], "json": meta}
             assert writer.write(Sample(f"p-{number}", fields))
     return folder
 
@@ -112,6 +114,18 @@ def test_whatever_changes_the_cache_is_another_one(data, vae, notes, change):
     assert after != before
     old, new = latents(before), latents(after)
     assert all(old[key].shape != new[key].shape or not np.allclose(old[key], new[key]) for key in old)
+
+
+def test_data_made_again_by_an_edited_code_are_the_same_data(data, vae, notes):
+    """A run that began on them goes on, and its cache is found."""
+    found = cached([str(data)], [picture_stage(str(vae), 64, 64)], notes.append)
+    before = ShardSet.of([str(data)]).digest, ShardSet.of(found).digest
+    write_pictures(data, code="5d6c7b8a")
+    assert cached([str(data)], [picture_stage(str(vae), 64, 64)], notes.append) == found and len(notes) == 1
+    shutil.rmtree(found[0])
+    cached([str(data)], [picture_stage(str(vae), 64, 64)], notes.append)
+    assert "5d6c7b8a" in str(open_shards(found[0])["p-0"].meta["lineage"])
+    assert (ShardSet.of([str(data)]).digest, ShardSet.of(found).digest) == before
 
 
 def test_a_cache_of_another_encoder_put_in_its_place_is_refused(data, vae, tmp_path, notes):

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lt.datagen.engine.code import code_of
 from lt.datagen.shards import LtError, Sample
 from lt.datagen.shards.storage import digest_of, lt_home
-from lt.datagen.sources import figures
 from lt.datagen.sources.figures import FiguresSource
-from lt.datagen.sources.numbered import made_from
 from lt.models.nn import judge as network
 from lt.models.nn.device import device as own_device
 from lt.models.nn.judge import Looked, found_points
@@ -177,4 +176,4 @@ def _identity(plan: Plan) -> str:
     settings = plan.settings
     source = FiguresSource(1)
     values: Mapping[str, object] = flat(settings)
-    return digest_of([values, source.inputs(), made_from(figures, network, labels, objective)])
+    return digest_of([values, source.inputs(), code_of(FiguresSource, network, labels, objective)])

@@ -243,16 +243,26 @@ def test_other_inputs_are_refused_by_name(out):
 
 
 def test_other_code_is_refused_by_name(out, monkeypatch):
-    monkeypatch.setattr("lt.datagen.engine.code._version_of", lambda module: "0.1.0+11111111")
+    monkeypatch.setattr("lt.datagen.engine.code._digest", lambda roots, without: "111111111111")
     run_pipeline(tiny(), out, workers=0)
-    monkeypatch.setattr("lt.datagen.engine.code._version_of", lambda module: "0.1.0+22222222")
-    with pytest.raises(LtError, match=r'slow.code: "0.1.0\+11111111" -> "0.1.0\+22222222"'):
+    monkeypatch.setattr("lt.datagen.engine.code._digest", lambda roots, without: "222222222222")
+    with pytest.raises(LtError, match=r'slow.code: "111111111111" -> "222222222222"'):
         run_pipeline(tiny(), out, workers=0)
+
+
+def test_another_version_of_lt_goes_on(out, monkeypatch):
+    run_pipeline(tiny(), out, workers=0)
+    finished = digests(out)
+    (out / "shard-000002.json").unlink()
+    monkeypatch.setattr("lt.datagen.engine.plan.__version__", "99.0")
+    report = run_pipeline(tiny(), out, workers=0)
+    assert (report.resumed, report.done) == (3, 1) and digests(out) == finished
+    assert manifest_of(out).code_version == "99.0"
 
 
 def test_code_that_changes_under_a_run_stops_its_tasks(out, monkeypatch):
     plan = make_plan(tiny(tasks=1))
-    monkeypatch.setattr("lt.datagen.engine.code._version_of", lambda module: "0.1.0+22222222")
+    monkeypatch.setattr("lt.datagen.engine.code._digest", lambda roots, without: "222222222222")
     outcome = run_task(plan.pipeline, plan.tasks[0], out, lambda metrics: None)
     assert outcome.kind == "refused" and outcome.error == "The code of tiny is not the one that this run began with."
     assert not digests(out)
