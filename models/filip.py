@@ -63,9 +63,3 @@ def word_of_patch(image: Tensor, text: Features) -> tuple[Tensor, Tensor]:
         products = products.masked_fill(~text.mask[0], -float("inf"))
     value, word = products.max(1)
     return word, value
-
-
-def patch_of_word(image: Tensor, text: Features) -> tuple[Tensor, Tensor]:
-    """Best patch of each word and its product, for one picture [n, d] and one text of one row: ([L] int64, [L])."""
-    value, patch = (image @ text.tokens[0].T).max(0)
-    return patch, value

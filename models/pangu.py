@@ -86,23 +86,6 @@ def texture_timesteps(t_struct: int = T_STRUCT) -> range:
     return range(t_struct)
 
 
-def bilingual_condition(chinese: Tensor, english: Tensor, pooled: Tensor, ids: Tensor) -> dict[str, Tensor]:
-    """The condition of a PanGu-shaped U-Net: features of two frozen text encoders side by side, channel by channel.
-
-    Args:
-        chinese: ``[b, l, 768]``, Chinese CLIP's.
-        english: ``[b, l, 1280]``, OpenCLIP bigG's, padded to the same number of tokens.
-        pooled: ``[b, 1280]``, bigG's.
-        ids: ``[b, 1]``, see :meth:`SizeBuckets.ids`.
-
-    Raises:
-        ValueError: different numbers of tokens.
-    """
-    if chinese.shape[1] != english.shape[1]:
-        raise ValueError(f"pad both texts to one length: {chinese.shape[1]} and {english.shape[1]} tokens")
-    return {"text": torch.cat([chinese, english], dim=-1), "pooled": pooled, "ids": ids}
-
-
 @dataclass(frozen=True)
 class SizeBuckets:
     """Allowed picture sizes; networks are told the *index* of the size, so a size outside the list has no embedding.

@@ -69,10 +69,6 @@ class ShardWriter:
             with contextlib.suppress(OSError):
                 self._temporary.unlink(missing_ok=True)
 
-    @property
-    def bytes_written(self) -> int:
-        return self._position
-
     def __len__(self) -> int:
         return len(self._index)
 

@@ -122,16 +122,3 @@ def autoencoder_loss(
     kl = posterior.kl().mean() / posterior.mean[0].numel()
     psnr = 10 * torch.log10(4 / (rebuilt - pixels).detach().square().mean().clamp(min=1e-12))
     return error + kl_weight * kl, {"absolute_error": error.detach(), "kl": kl.detach(), "psnr": psnr}
-
-
-def set_scale(vae: "AutoencoderKL", latents: Tensor) -> float:
-    """Store ``1 / std`` of unscaled training latents as the autoencoder's ``scaling_factor``: diffusion sees unit variance.
-
-    Raises:
-        ValueError: the latents do not vary (an autoencoder that has collapsed).
-    """
-    spread = float(latents.float().std())
-    if not spread > 1e-6:
-        raise ValueError(f"the latents' standard deviation is {spread:g}: this autoencoder encodes nothing")
-    vae.register_to_config(scaling_factor=1 / spread)
-    return 1 / spread

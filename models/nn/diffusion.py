@@ -124,11 +124,6 @@ class NoiseSchedule:
         low = high - 1
         return low + (ratio - table[low]) / (table[high] - table[low])
 
-    def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """``z_t`` for ``x0``, ``eps`` ``[b, ...]`` and integer ``t`` ``[b]``."""
-        alpha, sigma = self.alpha_sigma(t, x0)
-        return alpha * x0 + sigma * eps
-
 
 @lru_cache(maxsize=32)
 def _diffusers_abar(schedule: NoiseSchedule) -> Tensor:

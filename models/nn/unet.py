@@ -104,12 +104,6 @@ PANGU = UNetShape(128, (320, 640, 1280), (0, 2, 10), (5, 10, 20), text_width=204
 """Each of PanGu-Draw's two generators: SDXL's U-Net, but the vector is pooled text (1280) and one size-bucket index (256)."""
 
 
-def parameter_count(shape: UNetShape) -> int:
-    """Parameters of a shape, counted on the meta device."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in shape.build().parameters())
-
-
 def multiply_adds(shape: UNetShape, height: int, width: int, tokens: int = 77) -> int:
     """Multiply-adds of one forward pass for one ``[in_channels, height, width]`` latent, counted on the meta device.
 

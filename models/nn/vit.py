@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lt.models.nn.transformer import Activation, Transformer
@@ -66,16 +65,3 @@ class VisionTransformer(nn.Module):
         x = torch.cat([head, patches], 1) + self.positional_embedding.to(patches.dtype)
         x = self.ln_post(self.transformer(self.ln_pre(x)))
         return x[:, 0], x[:, 1:]
-
-
-def resized_positions(positions: Tensor, patches: int) -> Tensor:
-    """Position embeddings [1 + n, w] of a square grid for another one of `patches` = side^2: bicubic, class position kept.
-
-    For tuning at a higher resolution than pre-training (FILIP's retrieval models: 224 -> 392 pixels).
-    """
-    old, new = round((len(positions) - 1) ** 0.5), round(patches**0.5)
-    if old**2 != len(positions) - 1 or new**2 != patches:
-        raise ValueError(f"grids must be square: {len(positions) - 1} and {patches} patches")
-    grid = positions[1:].T.view(1, -1, old, old)
-    grid = F.interpolate(grid, (new, new), mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([positions[:1], grid.flatten(2)[0].T])

@@ -1,12 +1,10 @@
 """Intervals: resampling of samples, and the spread over seeds."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 DRAWS = 1000
-_T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 class Interval(NamedTuple):
@@ -42,13 +40,3 @@ def resampled(numerators: np.ndarray, denominators: np.ndarray, draws: int = DRA
     low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
     error = np.nanstd(drawn, axis=0, ddof=1)
     return [Interval(*map(float, column)) for column in zip(values, low, high, error, strict=True)]
-
-
-def over_seeds(values: Sequence[float]) -> Interval:
-    """Mean over independent runs with Student's 95 % interval; a single run has no interval (its ends are infinite)."""
-    mean, count = float(np.mean(values)), len(values)
-    if count < 2:
-        return Interval(mean, -np.inf, np.inf, np.inf)
-    error = float(np.std(values, ddof=1)) / count**0.5
-    reach = _T_95.get(count - 1, 1.96) * error
-    return Interval(mean, mean - reach, mean + reach, error)

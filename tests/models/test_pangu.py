@@ -5,14 +5,12 @@ import torch
 
 from lt.models.nn.diffusion import Denoiser, Guided, NoiseSchedule, seeded_noise
 from lt.models.nn.sampling import make_scheduler, sample
-from lt.models.nn.unet import PANGU
 from lt.models.pangu import (
     BUCKETS_512,
     BUCKETS_1024,
     SCHEMES,
     T_STRUCT,
     TimeDecoupled,
-    bilingual_condition,
     cascaded,
     device_hours,
     images_used,
@@ -183,15 +181,6 @@ def test_size_buckets_are_the_released_ones():
     assert BUCKETS_512.ids([5, 0]).tolist() == [[5.0], [0.0]]
     with pytest.raises(ValueError, match=r"500x500 is no size this model has learned; its sizes: 256x1024, .*512x512"):
         BUCKETS_512.index(500, 500)
-
-
-def test_the_text_condition_fits_the_pangu_shape():
-    parts = torch.zeros(2, 77, 768), torch.zeros(2, 77, 1280), torch.zeros(2, 1280), BUCKETS_1024.ids([5, 0])
-    condition = bilingual_condition(*parts)
-    assert condition["text"].shape[-1] == PANGU.text_width
-    assert condition["pooled"].shape[-1] == PANGU.pooled_width and condition["ids"].shape[-1] == PANGU.ids
-    with pytest.raises(ValueError, match="77 and 52 tokens"):
-        bilingual_condition(parts[0], parts[1][:, :52], *parts[2:])
 
 
 SIZES = [(300, 400)] * 50 + [(600, 800)] * 30 + [(1200, 1500)] * 20

@@ -13,7 +13,7 @@ from lt.models.filip import CLIP, FILIP, Filip
 from lt.models.nn.dual import DualConfig, DualEncoder, openai_state, without_ends
 from lt.models.nn.text import TEXT, TextConfig, TextTransformer
 from lt.models.nn.timm_tower import SWIN_L, TimmConfig, TimmTower
-from lt.models.nn.vit import VISION, VisionConfig, VisionTransformer, resized_positions
+from lt.models.nn.vit import VISION, VisionConfig, VisionTransformer
 from lt.models.wukong import WUKONG, Wukong
 
 torch.set_num_threads(1)
@@ -114,15 +114,6 @@ def test_wrong_sizes_are_told():
         VisionConfig(size=64, patch=10)
     with pytest.raises(ValueError, match="belongs to Wukong"):
         Filip(WUKONG["tiny"])
-
-
-def test_positions_for_another_resolution_are_timms():
-    positions = torch.randn(1 + 49, 16)
-    assert torch.equal(resized_positions(positions, 49), positions)
-    theirs = timm.layers.resample_abs_pos_embed(positions[None], [12, 12], num_prefix_tokens=1)[0]
-    torch.testing.assert_close(resized_positions(positions, 144), theirs)
-    with pytest.raises(ValueError, match="square"):
-        resized_positions(positions, 50)
 
 
 @pytest.mark.parametrize(

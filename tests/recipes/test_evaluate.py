@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from lt.datagen.shards import LtError, Sample, UsageError
 from lt.models.nn.contrastive import Features
 from lt.recipes.evaluate import zero_shot
-from lt.recipes.evaluate.bootstrap import over_seeds, resampled
+from lt.recipes.evaluate.bootstrap import resampled
 from lt.recipes.evaluate.localisation import found, found_metrics, on_thing
 from lt.recipes.evaluate.retrieval import recalls
 
@@ -34,12 +34,6 @@ def test_a_ratio_is_resampled_by_rows():
 def test_the_bootstrap_refuses_what_has_no_rows():
     with pytest.raises(ValueError, match="at least one row"):
         resampled(np.zeros((0, 1)), np.zeros((0, 1)))
-
-
-def test_over_seeds_uses_students_distribution():
-    interval = over_seeds([1.0, 2.0, 3.0])
-    assert interval.value == 2 and interval.high == pytest.approx(2 + 4.303 * 1 / 3**0.5)
-    assert over_seeds([1.0]).high == np.inf
 
 
 def test_retrieval_with_several_captions():
