@@ -171,7 +171,7 @@ def unet_step(shape: UNetShape, side: int, batch: int, compiled: bool, device: t
     train = TrainSettings(ema=0.9999)
     weights = dict(model.named_parameters())
     optimizer = make_optimizer([{"params": list(weights.values())}], train, device)
-    average = Ema(weights, train.ema)
+    average = Ema(weights)
     latents = torch.randn(batch, shape.in_channels, side, side, device=device)
     told = condition(shape, batch, device, torch.float32)
     if compiled:
@@ -184,7 +184,7 @@ def unet_step(shape: UNetShape, side: int, batch: int, compiled: bool, device: t
         torch.nn.utils.clip_grad_norm_(weights.values(), train.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        average.update(0)
+        average.update(train.ema)
 
     return measured(step, device)
 

@@ -91,6 +91,10 @@ class TrainSettings(Section):
     """Largest norm of the whole gradient; 0 = do not clip."""
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the moving average of the weights, which then is validated and exported; 0 = keep none."""
+    ema_kimg: float = Field(default=0.0, ge=0)
+    """Instead of `ema`: the average's half-life in thousands of samples seen, as in StyleGAN2; 0 = `ema` says."""
+    ema_rampup: float = Field(default=0.05, ge=0)
+    """With `ema_kimg`: the half-life is at most this share of the samples seen so far; 0 = it is the same from the start."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: forward passes under autocast, weights and optimizer stay fp32."""
     device: Literal["auto", "cpu"] = free("auto")
@@ -108,6 +112,25 @@ class TrainSettings(Section):
     """Stop when the loss lies so many robust deviations above its recent median; 0 = only on NaN and infinity."""
     skip: list[int] = free([])
     """Steps whose batch is passed over without learning, as the message of a stopped run proposes."""
+
+
+class PlayerSettings(Section):
+    """How another player than the one of `train` learns, such as a discriminator. What is null is as in `train`."""
+
+    lr: float | None = Field(default=None, gt=0)
+    """Base learning rate."""
+    warmup: int | None = Field(default=None, ge=0)
+    """Steps of linear warm-up."""
+    weight_decay: float | None = Field(default=None, ge=0)
+    """Decoupled weight decay."""
+    betas: tuple[float, float] | None = None
+    """Decay of the running means of gradient and squared gradient."""
+    clip: float | None = Field(default=None, ge=0)
+    """Largest norm of the player's gradient; 0 = do not clip."""
+
+    def over(self, train: TrainSettings) -> TrainSettings:
+        """The training's settings as they are for this player."""
+        return train.model_copy(update=self.model_dump(exclude_none=True))
 
 
 class LogSettings(Section):

@@ -37,7 +37,7 @@ def ship(run: Path, target: Path) -> Path:
     """
     objective, record = checkpoints.restore(run)
     settings = {key: value if key == "train.init" else _as_shipped(value) for key, value in record.settings.items()}
-    record = record.model_copy(update={"settings": settings, "losses": []})
+    record = record.model_copy(update={"settings": settings, "losses": {}})
     recipe = find(record.system)
     built_on = recipe.objective(checkpoints.settings_of(record, recipe.settings)).built_on
     return _write(target, record.model_copy(update={"built_on": built_on}), _halved(objective), run / "log.jsonl")

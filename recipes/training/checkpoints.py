@@ -22,6 +22,7 @@ from typing import Any, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -33,7 +34,7 @@ from lt.recipes.shipped import located
 from lt.recipes.training.objective import Objective
 from lt.recipes.training.parallel import like, whole
 
-SCHEMA = 1
+SCHEMA = 2
 RECORD = "checkpoint.json"
 _NAME = re.compile(r"step-(\d{8,})")
 _PACKAGES = ("lt-toolkit", "torch", "accelerate", "safetensors", "numpy", "transformers", "diffusers")
@@ -63,8 +64,8 @@ class Record(BaseModel):
     """The last validation's metrics."""
     score: float | None = None
     """The validation's score at this very step; the highest one is the best checkpoint."""
-    losses: list[float] = Field(default_factory=list)
-    """The last steps' losses: what the spike guard compares with."""
+    losses: dict[str, list[float]] = Field(default_factory=dict)
+    """The last steps' losses by player ("" for a sole one): what the spike guard compares with."""
     bad: int = 0
     """Bad training samples met so far."""
     files: dict[str, str] = Field(default_factory=dict)
@@ -72,9 +73,16 @@ class Record(BaseModel):
 
     @classmethod
     def load(cls, checkpoint: Path) -> Self:
-        """Read a checkpoint's record. Raises LtError if the folder is no checkpoint, or a newer lt wrote it."""
+        """Read a checkpoint's record. Raises LtError if the folder is no checkpoint, or another lt wrote it."""
         try:
-            record = cls.model_validate_json((checkpoint / RECORD).read_bytes())
+            content = from_json((checkpoint / RECORD).read_bytes())
+            if isinstance(content, dict) and (theirs := content.get("schema_version", SCHEMA)) != SCHEMA:
+                newer = isinstance(theirs, int) and theirs > SCHEMA
+                raise LtError(
+                    f"{checkpoint} was written by {'a newer' if newer else 'an older'} lt.",
+                    "Update lt-toolkit." if newer else "Train again.",
+                )
+            return cls.model_validate(content)
         except OSError:
             if not checkpoint.is_dir():
                 raise LtError(f"There is no run in {checkpoint}.", "Train it first, or name another.") from None
@@ -85,9 +93,8 @@ class Record(BaseModel):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise LtError(f"{checkpoint / RECORD} is damaged: {where}: {first['msg']}.", "Remove the folder.") from None
-        if record.schema_version > SCHEMA:
-            raise LtError(f"{checkpoint} was written by a newer lt.", "Update lt-toolkit.")
-        return record
+        except ValueError as error:
+            raise LtError(f"{checkpoint / RECORD} is damaged: {error}.", "Remove the folder.") from None
 
 
 def digest_of_weights(record: Record) -> str:
@@ -255,14 +262,15 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, weights: Mapping[str, Te
 def load_optimizer(
     optimizer: torch.optim.Optimizer, weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` gave, for the same parameters in any order."""
+    """Put back what `optimizer_tensors` gave for these parameters, in any order; others belong to another optimizer."""
     order = [weight for group in optimizer.param_groups for weight in group["params"]]
     number = {id(weight): index for index, weight in enumerate(order)}
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, entry = key.rpartition("/")
         weight = weights[name]
-        state.setdefault(number[id(weight)], {})[entry] = like(tensor, weight) if tensor.ndim else tensor
+        if id(weight) in number:
+            state.setdefault(number[id(weight)], {})[entry] = like(tensor, weight) if tensor.ndim else tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

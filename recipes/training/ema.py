@@ -6,25 +6,37 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from lt.recipes.config import TrainSettings
+
+
+def decay(step: int, train: TrainSettings) -> float:
+    """The average's decay in step `step` (from 0), smaller early on so that the random start is forgotten.
+
+    `ema`: min(ema, (1 + step) / (10 + step)), as in diffusers. `ema_kimg`: 0.5 ** (batch / half-life), the half-life in samples
+    at most `ema_rampup` of those seen before this step (Karras et al., arXiv 2006.06676, in their training loop).
+    """
+    if not train.ema_kimg:
+        return min(train.ema, (1 + step) / (10 + step))
+    life = 1000 * train.ema_kimg
+    if train.ema_rampup:
+        life = min(life, step * train.batch * train.ema_rampup)
+    return 0.5 ** (train.batch / max(life, 1e-8))
+
 
 class Ema:
     """average = decay * average + (1 - decay) * weight after every step, in fp32 beside the trained weights.
-
-    Early on the decay is smaller, min(decay, (1 + t) / (10 + t)), so that the random start is forgotten (as in diffusers).
 
     Args:
         weights: the trained parameters by name; their tensors stay the same objects during the run.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], decay: float):
-        self.decay = decay
+    def __init__(self, weights: Mapping[str, Tensor]):
         self._weights = weights
         self.average = {name: weight.detach().clone() for name, weight in weights.items()}
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the weights after step `step` (from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+    def update(self, decay: float) -> None:
+        """Take in the weights as they are now."""
         weights = [self._weights[name].detach() for name in self.average]
         torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lt.recipes.config import TrainSettings
 from lt.recipes.training.loader import to_device
-from lt.recipes.training.objective import Batch, Objective
+from lt.recipes.training.objective import Batch, Objective, Turn
+from lt.recipes.training.players import turns_of
 
 _STATES = 2
 """fp32 tensors per weight that the optimizer keeps: AdamW and LAMB both keep two."""
@@ -73,8 +74,9 @@ def counted(objective: Objective, train: TrainSettings, ranks: int) -> Estimate:
     tensors = [tensor for module in modules for tensor in [*module.parameters(), *module.buffers()]]
     weights = sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())
     trained = 4 * sum(row.trained for row in rows)
+    averaged = 4 * sum(row.trained for row in rows if row.name in (objective.averaged or objective.modules))
     shards = ranks if train.parallel == "fsdp" else 1
-    ema = trained if train.ema else 0
+    ema = averaged if train.ema or train.ema_kimg else 0
     memory = (part // shards for part in (weights, trained, _STATES * trained, ema))
     each = objective.multiply_adds
     return Estimate(rows, *memory, multiply_adds_per_step=each and each * train.batch)
@@ -117,7 +119,12 @@ def _extrapolate(small: int, low: float, large: int, high: float, size: int) -> 
 
 
 def _probe(objective: Objective, batch: Batch) -> tuple[int, float]:
-    """(bytes kept for the backward pass, seconds) of one forward and backward pass; gradients are dropped."""
+    """(bytes kept for the backward pass at most, seconds) of the turns of one step; gradients are dropped."""
+    held, seconds = zip(*(_probe_turn(objective, batch, turn) for turn in turns_of(objective)), strict=True)
+    return max(held), sum(seconds)
+
+
+def _probe_turn(objective: Objective, batch: Batch, turn: Turn) -> tuple[int, float]:
     held: dict[int, int] = {}
     modules = [*objective.modules.values(), *objective.frozen.values()]
     own = {p.untyped_storage().data_ptr() for module in modules for p in module.parameters()}
@@ -132,13 +139,13 @@ def _probe(objective: Objective, batch: Batch) -> tuple[int, float]:
     wait()
     start = time.perf_counter()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss, _ = objective.loss(batch)
+        loss, _ = getattr(objective, turn.method)(batch)
     loss.backward()
     wait()
     seconds = time.perf_counter() - start
     for module in objective.modules.values():
         module.zero_grad(set_to_none=True)
-    return sum(held.values()), seconds
+    return sum(held.values()), seconds / turn.every
 
 
 def _synchronizer(batch: Batch) -> Callable[[], None]:

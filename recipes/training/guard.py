@@ -27,18 +27,20 @@ class SpikeGuard:
         self.factor = factor
         self.losses = deque(losses, maxlen=_REMEMBERED)
 
-    def trouble(self, loss: float, norm: float) -> str:
+    def trouble(self, loss: float, norm: float, name: str = "loss") -> str:
         """What is wrong with this step, or "". A good loss is remembered."""
         if not math.isfinite(loss):
-            return f"the loss is {loss}"
+            return f"the {name} is {loss}"
         if not math.isfinite(norm):
-            return f"the gradient's norm is {norm} (loss {loss:.4g})"
+            return f"the gradient's norm is {norm} ({name} {loss:.4g})"
         if self.factor and len(self.losses) >= _ENOUGH:
             median = statistics.median(self.losses)
             deviation = 1.4826 * statistics.median(abs(value - median) for value in self.losses)
             distance = (loss - median) / max(deviation, 0.02 * abs(median), 1e-12)
             if distance > self.factor:
-                return f"the loss jumped to {loss:.4g}, {distance:.0f} deviations above its recent median {median:.4g}"
+                return (
+                    f"the {name} jumped to {loss:.4g}, {distance:.0f} deviations above its recent median {median:.4g}"
+                )
         self.losses.append(loss)
         return ""
 

@@ -1,8 +1,9 @@
 """The one training loop. `train(plan)` starts a run, continues one, or finds that there is nothing to do.
 
 A step takes the samples at positions [step * batch, (step + 1) * batch) of the data's order, shared by all ranks; seeds all
-generators from (seed, step, rank); and changes weights, optimizer and moving average. These and the number of the step are the
-whole state of a run, so continuing from a checkpoint gives what an uninterrupted run gives: on a CPU bit for bit.
+generators from (seed, step, rank); and changes weights, optimizers and moving average, one player's turn after the other. These
+and the number of the step are the whole state of a run, so continuing from a checkpoint gives what an uninterrupted run gives: on
+a CPU bit for bit.
 """
 
 import time
@@ -16,21 +17,21 @@ from typing import Literal, cast
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from lt.datagen.engine.lock import directory_lock
 from lt.datagen.shards.errors import LtError
 from lt.datagen.shards.storage import write_json
 from lt.recipes.training import checkpoints
+from lt.recipes.training.ema import decay
 from lt.recipes.training.estimate import Estimate, counted, describe
 from lt.recipes.training.guard import Interruption
 from lt.recipes.training.loader import Bad, to_device, training_loader
 from lt.recipes.training.logging import RunLog
-from lt.recipes.training.objective import Batch, Objective, Report
-from lt.recipes.training.optim import set_rate
+from lt.recipes.training.objective import Batch, Objective, Report, Turn
 from lt.recipes.training.order import share
 from lt.recipes.training.parallel import Parts, make_accelerator
 from lt.recipes.training.plan import Plan, check_enough
+from lt.recipes.training.players import alone
 from lt.recipes.training.run import Run, seed_all
 
 Note = Callable[[str], None]
@@ -113,10 +114,10 @@ def _count(plan: Plan, outline: Objective, note: Note) -> Estimate:
 
 @dataclass(frozen=True)
 class Step:
-    """A step whose metrics may still be on their way from the device: `row` [4 + metrics], means over the ranks."""
+    """A step whose metrics may still be on their way from the device: `row` [2 + names], means over the ranks."""
 
     number: int
-    rate: float
+    turns: list[Turn]
     names: list[str]
     row: Tensor
     keys: list[str]
@@ -185,42 +186,44 @@ class Loop:
             run.save(self._validate().score if validate and run.validation else None)
 
     def _learn(self, parts: list[Batch], bad: list[Bad]) -> Step:
-        """Forward, backward, optimizer, moving average. Nothing here waits for the device."""
+        """The turns of a step, and the moving average. Nothing here waits for the device."""
         run = self.run
         keys = [key for part in parts for key in part["key"]]
         seed_all(self.train.seed, run.step + 1, run.rank)
-        rate = set_rate(run.optimizer, run.step, self.train)
-        loss, norm, metrics = torch.zeros(()), torch.zeros(()), {}
-        if run.step not in self.train.skip:
-            loss, metrics = run.objective.step(Parts(parts, run.device), run.parallel)
-            norm = torch.nn.utils.clip_grad_norm_(run.trained, self.train.clip or float("inf"))
-            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-            run.optimizer.step()
-            run.optimizer.zero_grad(set_to_none=True)
+        run.objective.now = run.step
+        turns = [turn for turn in run.turns if run.step % turn.every == 0 and run.step not in self.train.skip]
+        metrics: dict[str, Tensor | float] = {}
+        for turn in turns:
+            alone(run.sides, turn.player)
+            metrics |= run.sides[turn.player].learn(turn, Parts(parts, run.device), run.step)
+        if turns:
             run.objective.after_step()
             if run.ema:
-                run.ema.update(run.step)
+                run.ema.update(decay(run.step, self.train))
         names = sorted(metrics)
-        values = [loss, norm, bool(self.interruption.asked), len(bad), *(metrics[name] for name in names)]
+        values = [bool(self.interruption.asked), len(bad), *(metrics[name] for name in names)]
         row = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=run.device).detach() for v in values])
         mean = cast(Tensor, run.accelerator.reduce(row, "mean"))
-        return Step(run.step, rate, names, mean, keys, bad)
+        return Step(run.step, turns, names, mean, keys, bad)
 
     def _settle(self, leave: int) -> None:
         """Read and judge the metrics of all steps but the last `leave`; the same on all ranks."""
         while len(self.pending) > leave:
             step = self.pending.popleft()
-            loss, norm, asked, bad, *others = step.row.tolist()
+            asked, bad, *values = step.row.tolist()
             if bad:
                 self._report_bad(step)
             self.stopping = self.stopping or asked > 0
             if step.number in self.train.skip:
                 self.log.write("skip", step.number + 1, keys=step.keys)
                 continue
-            if trouble := self.run.guard.trouble(loss, norm):
-                self._give_up(step, trouble)
-            named = dict(zip(step.names, others, strict=True))
-            self.metrics = {"loss": loss, "lr": step.rate, "norm": norm, **named, "bad": self.run.bad}
+            metrics = dict(zip(step.names, values, strict=True))
+            for turn in dict.fromkeys(step.turns):
+                if trouble := self.run.sides[turn.player].trouble(turn, metrics):
+                    self._give_up(step, trouble)
+            for side in self.run.sides.values():
+                metrics |= side.rate(step.number)
+            self.metrics |= {**metrics, "bad": self.run.bad}  # a turn not taken now leaves what it had last
 
     def _report_bad(self, step: Step) -> None:
         everywhere = gather_object(step.bad)
@@ -260,7 +263,7 @@ class Loop:
     def _tell(self) -> None:
         seconds = max(time.perf_counter() - self.began, 1e-9)
         done, left = self.run.step - self.first, self.train.steps - self.run.step
-        loss = self.metrics.get("loss", float("nan"))
+        loss = self.metrics.get(self.run.turns[0].method, float("nan"))
         rate = done * self.train.batch / seconds
         self.watch(Progress(self.run.step, self.train.steps, loss, rate, left * seconds / done))
 

@@ -14,11 +14,24 @@
 
 The loop owns everything else: batches, optimizer, schedule, accumulation, EMA, clipping, logs, checkpoints and resume.
 
+Where several networks are trained against each other, `players` names them and `turns` says who learns when:
+
+            self.players = (
+                Player("generator", ("generator",)),
+                Player("discriminator", ("discriminator",), settings.discriminator, falls=False),
+            )
+            self.turns = (
+                Turn("generator"),                                                    # self.generator_loss(batch)
+                Turn("discriminator"),                                                # self.discriminator_loss(batch)
+                Turn("discriminator", "penalty", every=16, lazy=True),                # self.discriminator_penalty(batch)
+            )
+            self.averaged = ("generator",)
+
 A *batch* is a dict: tensors [b, ...] on the device, lists for what is not a number, and under `"key"` the samples' keys.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +41,7 @@ import torch
 from torch import Tensor, nn
 
 from lt.datagen.shards import LtError, Sample
+from lt.recipes.config import PlayerSettings
 
 Batch = dict[str, Any]
 Metrics = Mapping[str, Tensor | float]
@@ -44,6 +58,46 @@ class Report:
     score: float | None = None
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
     """Name to uint8 RGB [h, w, 3]: shown in TensorBoard and stored as PNG."""
+
+
+@dataclass(frozen=True)
+class Player:
+    """One side of a training: it has its own optimizer, and moves only in its own turns.
+
+    Attributes:
+        name: stands before the names of its methods and metrics, as in `generator_loss`; a sole player has none.
+        modules: those of the objective's `modules` that are its.
+        settings: where it learns otherwise than `train` says.
+        falls: its loss is meant to fall, so that one that jumps ends the run. One that is no number always does.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    settings: PlayerSettings = field(default_factory=PlayerSettings)
+    falls: bool = True
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An optimizer step of one player within a training step; nobody else's weights move in it.
+
+    Attributes:
+        player: its name.
+        loss: the objective's method `<player>_<loss>` gives it, a batch to (loss, metrics) as `Objective.loss` does.
+        every: it is taken in the steps 0, every, 2 * every ...
+        lazy: a regulariser that stands for one in every step: it counts `every` times, and the player's rate and betas are
+            taken to the power that makes up for its further optimizer steps (Karras et al., arXiv 1912.04958, appendix B).
+    """
+
+    player: str
+    loss: str = "loss"
+    every: int = 1
+    lazy: bool = False
+
+    @property
+    def method(self) -> str:
+        """The name of the objective's method, and of the loss in the log."""
+        return f"{self.player}_{self.loss}" if self.player else self.loss
 
 
 class Parallel(Protocol):
@@ -63,6 +117,14 @@ class Objective:
 
     modules: Mapping[str, nn.Module]
     """Trained and stored in every checkpoint. Parameters with `requires_grad=False` are stored, not trained."""
+    players: Sequence[Player] = ()
+    """Who is trained, each module by one; none = a sole player with all modules, and `loss`."""
+    turns: Sequence[Turn] = ()
+    """What a training step consists of, in order; none = every player's loss once."""
+    averaged: Collection[str] = ()
+    """Of `modules`: those whose moving average is kept, where one is asked for; none = all."""
+    now: int = 0
+    """Steps done so far, as the loop tells: for what begins late or fades in."""
     frozen: Mapping[str, nn.Module] = {}
     """What is only used, in eval mode: pretrained helpers, the base of a branch or of an adapter; the constructor loads it from
     where the settings say. Parameters that one of `modules` holds as well (an adapter inside its base) are trained."""
@@ -93,21 +155,13 @@ class Objective:
             parallel: calls a method of this objective in the data-parallel wrapper.
 
         Override it where the loss needs the whole batch at once (contrastive accumulation with cached features). The
-        gradient must be that of the mean over this rank's share; the wrapper averages over ranks.
+        gradient must be that of the mean over this rank's share; the wrapper averages over ranks. Several players' turns
+        do not pass through it.
 
         Returns:
             the loss of this rank's share, detached, and the metrics, both averaged over the parts.
         """
-        total, sums = torch.zeros(()), {}
-        for number in range(len(parts)):
-            last = number == len(parts) - 1
-            with parallel.no_sync() if not last else _Nothing():
-                loss, metrics = parallel("loss", parts[number])
-                (loss / len(parts)).backward()
-            total = total.to(loss.device) + loss.detach() / len(parts)
-            for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + torch.as_tensor(value).detach() / len(parts)
-        return total, sums
+        return accumulate("loss", parts, parallel)
 
     def validate(self, batches: Iterable[Batch]) -> Report:
         """Measure on the validation batches (not shuffled, not augmented; eval mode, no gradients, EMA weights if kept).
@@ -143,7 +197,7 @@ class Objective:
         return False
 
     def after_step(self) -> None:
-        """Called after every optimizer step: the place to clamp a temperature."""
+        """Called at the end of every training step: the place to clamp a temperature."""
 
     def export(self, folder: Path) -> None:
         """Write the modules in their ecosystem's format (a diffusers or transformers folder)."""
@@ -152,5 +206,20 @@ class Objective:
         )
 
 
-class _Nothing(AbstractContextManager[None]):
-    def __exit__(self, *_: object) -> None: ...
+def accumulate(
+    method: str, parts: Sequence[Batch], parallel: Parallel, factor: float = 1.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Forward and backward passes of an objective's method over micro-batches, see `Objective.step`.
+
+    Args:
+        factor: of the gradient; the loss that is returned is without it.
+    """
+    total, sums = torch.zeros(()), {}
+    for number in range(len(parts)):
+        with parallel.no_sync() if number < len(parts) - 1 else nullcontext():
+            loss, metrics = parallel(method, parts[number])
+            (loss * (factor / len(parts))).backward()
+        total = total.to(loss.device) + loss.detach() / len(parts)
+        for name, value in metrics.items():
+            sums[name] = sums.get(name, 0.0) + torch.as_tensor(value).detach() / len(parts)
+    return total, sums

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,11 +51,11 @@ def place(objective: Objective, device: torch.device) -> None:
 
 
 class _Modules(nn.Module):
-    """What is wrapped: all modules of an objective, with one forward pass that calls any of its methods."""
+    """What is wrapped: modules of an objective, with one forward pass that calls any of its methods."""
 
-    def __init__(self, objective: Objective):
+    def __init__(self, objective: Objective, names: Collection[str]):
         super().__init__()
-        self.parts = nn.ModuleDict(objective.modules)
+        self.parts = nn.ModuleDict({name: objective.modules[name] for name in names})
         self._call = objective.__getattribute__
 
     def forward(self, method: str, *args: Any) -> Any:
@@ -63,18 +63,18 @@ class _Modules(nn.Module):
 
 
 class DataParallel:
-    """An objective's modules, which are on the device, wrapped for several ranks: the `Parallel` that its `step` is given.
+    """Modules of an objective, which are on the device, wrapped for several ranks: the `Parallel` that its `step` is given.
 
     `ddp` copies the weights to every rank, `fsdp` shards them (torch's `fully_shard`: block by block, then the rest).
     In bf16 the forward pass runs under autocast; the weights stay fp32 either way.
     """
 
-    def __init__(self, objective: Objective, accelerator: Accelerator, train: TrainSettings):
+    def __init__(self, objective: Objective, names: Collection[str], accelerator: Accelerator, train: TrainSettings):
         self._accelerator = accelerator
+        modules = _Modules(objective, names)
         if train.compile and accelerator.device.type == "cuda":
-            for module in [*objective.modules.values(), *objective.frozen.values()]:
+            for module in [*modules.parts.values(), *objective.frozen.values()]:
                 module.compile()
-        modules = _Modules(objective)
         if train.parallel == "fsdp" and accelerator.num_processes > 1:
             _shard(modules, objective, accelerator.device)
             self._modules: Any = modules

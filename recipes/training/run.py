@@ -14,12 +14,11 @@ from lt.recipes.training import checkpoints, estimate
 from lt.recipes.training.checkpoints import Record
 from lt.recipes.training.ema import Ema
 from lt.recipes.training.grouped import GroupedOrder
-from lt.recipes.training.guard import SpikeGuard
 from lt.recipes.training.loader import Examples, Validation
-from lt.recipes.training.optim import make_optimizer
 from lt.recipes.training.order import Order, Ordering, micro_size
-from lt.recipes.training.parallel import DataParallel, make_accelerator, place
+from lt.recipes.training.parallel import make_accelerator, place
 from lt.recipes.training.plan import Plan, open_data, with_length
+from lt.recipes.training.players import make_sides, turns_of
 
 Found = tuple[Path, Record]
 
@@ -27,7 +26,7 @@ Found = tuple[Path, Record]
 class Run:
     """Data, objective, optimizer and the few numbers that change. `find`, then `start`, then the loop, which calls `save`.
 
-    The whole state is: weights, moving average, optimizer, `step`, the guard's losses and the count of bad samples.
+    The whole state is: weights, moving average, optimizers, `step`, the guards' losses and the count of bad samples.
     """
 
     def __init__(self, plan: Plan, note: Callable[[str], None]):
@@ -111,25 +110,26 @@ class Run:
         """Make everything the loop needs; take up the checkpoint's state, or announce a fresh start."""
         self.build()
         if found:
-            load = self._take_up(*found)
+            self._take_up(*found)
         else:
             self._begin()
-            load = None
-        self.parallel = DataParallel(self.objective, self.accelerator, self.train)
+        losses = found[1].losses if found else {}
+        self.sides = make_sides(self.objective, self.accelerator, self.train, losses)  # which may shard the weights
         self.weights = checkpoints.weights_of(self.objective)
-        groups = self.objective.parameter_groups(self.train.weight_decay)
-        self.trained = [weight for group in groups for weight in group["params"]]
-        self.optimizer = make_optimizer(groups, self.train, self.device)
-        averaged = {name: weight for name, weight in self.weights.items() if weight.requires_grad}
-        self.ema = Ema(averaged, self.train.ema) if self.train.ema else None
-        if load:
-            load()
+        averaged = self.objective.averaged or self.objective.modules
+        trained = {name: weight for name, weight in self.weights.items() if weight.requires_grad}
+        kept = {name: weight for name, weight in trained.items() if name.split(".")[0] in averaged}
+        self.turns = turns_of(self.objective)
+        self.parallel = next(iter(self.sides.values())).parallel
+        self.ema = Ema(kept) if self.train.ema or self.train.ema_kimg else None
+        if found:
+            self._take_up_state(*found)
         self.validation = self._validation()
         if self.main:
             checkpoints.sweep(self.folder)
 
     def _begin(self) -> None:
-        self.bad, self.metrics, self.guard = 0, {}, SpikeGuard(self.train.spike)
+        self.bad, self.metrics = 0, {}
         self.objective.pretrained()
         if self.train.init:
             where = Path(self.train.init)
@@ -139,20 +139,19 @@ class Run:
             self.note(f"  starts from the weights of {where}")
         self.estimate()
 
-    def _take_up(self, path: Path, record: Record) -> Callable[[], None]:
-        """Load weights and numbers; returns what loads the rest once optimizer and moving average exist."""
+    def _take_up(self, path: Path, record: Record) -> None:
+        """Load weights and numbers."""
         self.note(f"  continues from {path} (step {record.step:,} of {self.train.steps:,})")
         self.step, self.bad, self.metrics = record.step, record.bad, dict(record.metrics)
-        self.guard = SpikeGuard(self.train.spike, record.losses)
         checkpoints.load_model(self.objective, path, record)
 
-        def load() -> None:
-            state = checkpoints.read_tensors(path, record, "optimizer")
-            checkpoints.load_optimizer(self.optimizer, self.weights, state)
-            if self.ema:
-                self.ema.load(checkpoints.read_tensors(path, record, "ema"))
-
-        return load
+    def _take_up_state(self, path: Path, record: Record) -> None:
+        """Load what optimizers and moving average hold."""
+        state = checkpoints.read_tensors(path, record, "optimizer")
+        for side in self.sides.values():
+            checkpoints.load_optimizer(side.optimizer, self.weights, state)
+        if self.ema:
+            self.ema.load(checkpoints.read_tensors(path, record, "ema"))
 
     def _validation(self) -> Validation | None:
         shards, data = self.data.validation, self.settings.data
@@ -179,8 +178,9 @@ class Run:
     def save(self, score: float | None = None) -> None:
         """Write a checkpoint of this moment and remove those that need not stay. All ranks must call this."""
         if self.main or self.train.parallel == "fsdp":
-            tensors = {"model": checkpoints.gathered(self.weights)}
-            tensors["optimizer"] = checkpoints.optimizer_tensors(self.optimizer, self.weights)
+            tensors = {"model": checkpoints.gathered(self.weights), "optimizer": {}}
+            for side in self.sides.values():
+                tensors["optimizer"] |= checkpoints.optimizer_tensors(side.optimizer, self.weights)
             if self.ema:
                 tensors["ema"] = checkpoints.gathered(self.ema.average)
             if self.main:
@@ -196,7 +196,7 @@ class Run:
                 "card": self.plan.card_text,
                 "metrics": self.metrics,
                 "score": score,
-                "losses": list(self.guard.losses),
+                "losses": {name: list(side.guard.losses) for name, side in self.sides.items()},
                 "bad": self.bad,
             }
         )

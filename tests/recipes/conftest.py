@@ -23,11 +23,11 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session", autouse=True)
 def toy_system():
-    """`toy` in the registry; processes start from a server that has imported it, and torch with it."""
-    registry.SYSTEMS["toy"] = "toy"
+    """The toys in the registry; processes start from a server that has imported it, and torch with it."""
+    registry.SYSTEMS.update(toy="toy", toy_players="toy_players")
     multiprocessing.set_forkserver_preload(["toy"])
     yield
-    del registry.SYSTEMS["toy"]
+    del registry.SYSTEMS["toy"], registry.SYSTEMS["toy_players"]
 
 
 @pytest.fixture(scope="session")

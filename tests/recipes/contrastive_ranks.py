@@ -43,7 +43,7 @@ def step(head: str, micro: int) -> dict[str, Tensor]:
     objective.model.double().register_forward_pre_hook(lambda _, inputs: (inputs[0].double(), *inputs[1:]))
     train = TrainSettings(device="cpu")
     accelerator = make_accelerator(train)
-    parallel = DataParallel(objective, accelerator, train)
+    parallel = DataParallel(objective, tuple(objective.modules), accelerator, train)
     own = {
         name: rows.chunk(accelerator.num_processes)[accelerator.process_index] for name, rows in whole_batch().items()
     }

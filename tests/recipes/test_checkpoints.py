@@ -33,10 +33,10 @@ def names(folder) -> list[str]:
 
 def test_written_whole_and_read_back(tmp_path):
     tensors = {"model": {"net.w": torch.arange(6.0).view(2, 3), "net.n": torch.tensor(7)}}
-    path = checkpoints.save(tmp_path, record(5, score=0.5, losses=[1.0, 2.0]), tensors)
+    path = checkpoints.save(tmp_path, record(5, score=0.5, losses={"": [1.0, 2.0]}), tensors)
     assert names(path) == ["checkpoint.json", "model.safetensors"]
     read = Record.load(path)
-    assert (read.step, read.score, read.losses, read.settings["train.batch"]) == (5, 0.5, [1.0, 2.0], 128)
+    assert (read.step, read.score, read.losses, read.settings["train.batch"]) == (5, 0.5, {"": [1.0, 2.0]}, 128)
     back = checkpoints.read_tensors(path, read, "model")
     assert back["net.n"].item() == 7 and torch.equal(back["net.w"], tensors["model"]["net.w"])
 
@@ -102,8 +102,9 @@ def test_what_does_not_belong_together_is_refused_by_name(tmp_path):
     with pytest.raises(LtError, match=r"other data \(9 samples, digest dddddddddddd, now eeeeeeeeeeee\)"):
         checkpoints.check(record(3), "toy", SETTINGS, "e" * 64, tmp_path)
     with pytest.raises(LtError, match="newer lt"):
-        checkpoints.save(tmp_path, record(3, schema_version=99), {})
-        Record.load(tmp_path / "step-00000003")
+        Record.load(checkpoints.save(tmp_path, record(3, schema_version=99), {}))
+    with pytest.raises(LtError, match=r"written by an older lt\. .*Train again"):
+        Record.load(checkpoints.save(tmp_path, record(4, schema_version=1), {}))
 
 
 class Tied(Objective):

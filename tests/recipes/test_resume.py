@@ -29,18 +29,6 @@ def uninterrupted(shards, tmp_path_factory):
     return toy.losses(out), toy.digests(out)
 
 
-def _kill_at(lines: int, out: Path, process) -> bool:
-    """SIGKILL the process when its log has so many lines; False if it ended before."""
-    log = out / "log.jsonl"
-    while process.is_alive():
-        if log.exists() and log.read_bytes().count(b"\n") >= lines:
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
-            return True
-        time.sleep(0.001)
-    return False
-
-
 @pytest.mark.slow
 def test_killed_at_random_moments_and_continued_with_other_workers(shards, tmp_path, uninterrupted):
     rng, kills, lines = random.Random(0), 0, 0
@@ -48,7 +36,7 @@ def test_killed_at_random_moments_and_continued_with_other_workers(shards, tmp_p
         process = PROCESSES.Process(target=toy.run, args=(shards, tmp_path, *SETTINGS, f"data.workers={workers}"))
         process.start()
         lines += rng.randrange(8, 48)
-        kills += _kill_at(lines, tmp_path, process)
+        kills += toy.kill_at(lines, tmp_path, process)
         assert not process.exitcode or process.exitcode == -signal.SIGKILL, f"attempt {attempt}"
     toy.run(shards, tmp_path, *SETTINGS)
     assert kills >= 4

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,3 +175,15 @@ def digests(out: Path) -> dict[str, str]:
     newest = checkpoints.latest(out / "checkpoints")
     assert newest is not None
     return checkpoints.Record.load(newest).files
+
+
+def kill_at(lines: int, out: Path, process) -> bool:
+    """SIGKILL the process when its log has so many lines; False if it ended before."""
+    log = out / "log.jsonl"
+    while process.is_alive():
+        if log.exists() and log.read_bytes().count(b"\n") >= lines:
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            return True
+        time.sleep(0.001)
+    return False
