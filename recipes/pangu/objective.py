@@ -47,9 +47,9 @@ class PanguObjective(DiffusionObjective):
     def _steer(self, base: Path) -> None:
         """Take over the generator in `base` as it is; the branch starts as a copy of its encoder (ControlNet)."""
         take = self._take_pipeline if is_pipeline(base) else self._take_run
-        self.built_on["model.base"] = take(base)
+        self.built_on = {**self.built_on, "model.base": take(base)}
         self.branch = control_branch(self.unet, self.space.factor, self.settings.model.hint_widths)
-        self.frozen, self.modules = self.frozen | self.modules, {"branch": self.branch}
+        self.frozen, self.modules = {**self.frozen, **self.modules}, {"branch": self.branch}
         if self.settings.model.checkpointing:
             self.branch.enable_gradient_checkpointing()
         self.denoiser.network = self.network({self.settings.model.control: self.branch})
