@@ -5,7 +5,8 @@ from typing import NoReturn
 
 import typer
 
-from lt.cli import datagen, doctor, eval, export, reproduce, sample, shards, train
+from lt.cli import datagen, doctor, eval, export, reproduce, shards, train
+from lt.cli.verbs import Verbs
 
 app = typer.Typer(
     name="lt",
@@ -26,7 +27,11 @@ shards.app.command(epilog="Example: lt shards export data/scenes-train --format 
 shards.app.command(epilog="Example: lt shards page data/scenes-train")(export.page)
 app.command("train", epilog="Example: lt train filip --data data/scenes-train --set train.lr=3e-4")(train.train)
 app.add_typer(eval.app, name="eval")
-app.add_typer(sample.app, name="sample")
+for verb, does in (
+    ("sample", "Let a trained system show what it does."),
+    ("edit", "Change pictures as an instruction says."),
+):
+    app.add_typer(typer.Typer(cls=Verbs, no_args_is_help=True, help=does), name=verb)
 app.command("reproduce", epilog="Example: lt reproduce filip")(reproduce.reproduce)
 app.command("doctor", epilog="Example: lt doctor")(doctor.doctor)
 

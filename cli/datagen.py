@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from lt.cli.output import JsonOption, note, print_json, print_table
+from lt.cli.verbs import Verbs
 
 if TYPE_CHECKING:
     from lt.datagen.engine.stage import Pipeline, Source
     from lt.datagen.fetch import Progress, Step
 
 app = typer.Typer(
-    no_args_is_help=True, help="Make data sets: layered pictures, built-in worlds; fetch what others host."
+    cls=Verbs, no_args_is_help=True, help="Make data sets: layered pictures, built-in worlds; fetch what others host."
 )
 
 Out = typer.Option(None, "--out", help="Folder for the shards.", show_default="data/<name>")

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 import typer
 
 from lt.cli.output import JsonOption, note, print_json, print_table
+from lt.cli.verbs import Verbs
 
 if TYPE_CHECKING:
     from lt.recipes.evaluate.report import Evaluation
 
 app = typer.Typer(
-    no_args_is_help=True, help="Measure a trained model, with intervals and the digests behind each number."
+    cls=Verbs, no_args_is_help=True, help="Measure a trained model, with intervals and the digests behind each number."
 )
 
 Checkpoint = typer.Option(..., "--checkpoint", help="A run's folder (its best checkpoint is taken) or a checkpoint.")

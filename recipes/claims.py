@@ -9,8 +9,6 @@ root of their number) and the test set's sampling error (bootstrap). A claim ask
 standard errors: then it is *confirmed*; where it lies as far on the other side *contradicted*; in between *not confirmed*.
 """
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +16,9 @@ from typing import Literal
 
 import numpy as np
 
-from lt.datagen.shards import UsageError
-from lt.recipes.config import nearest
 from lt.recipes.evaluate.bootstrap import Interval
-from lt.recipes.registry import SYSTEMS, Note
+from lt.recipes.registry import systems_with, unknown
+from lt.recipes.system import Note, Table, resolved
 
 Verdict = Literal["confirmed", "not confirmed", "contradicted"]
 
@@ -91,15 +88,6 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Metrics that no claim is judged by, for people."""
-
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str | float]]
-
-
-@dataclass(frozen=True)
 class Study:
     """The claims of one paper and what must be trained and measured for them.
 
@@ -110,7 +98,7 @@ class Study:
         steps: optimizer steps of a variant with share 1.
         expected: how long it takes, for people.
         joints: what is measured over several runs.
-        tables: further tables, from the runs of the first seed by name and all measures.
+        tables: further tables, which no claim is judged by, from the runs of the first seed by name and all measures.
     """
 
     system: str
@@ -188,9 +176,7 @@ def all_of(*verdicts: Verdict) -> Verdict:
 
 def find_study(name: str) -> Study:
     """The study of a system. Raises UsageError if there is none."""
-    if name in SYSTEMS:
-        module = SYSTEMS[name].rsplit(".", 1)[0] + ".claims"
-        if importlib.util.find_spec(module):
-            return importlib.import_module(module).STUDY
-        raise UsageError(f"There are no claims of {name} to reproduce yet.")
-    raise UsageError(f"No system {name!r}.", nearest(name, SYSTEMS))
+    known = systems_with("study")
+    if name not in known:
+        raise unknown(name, "reproduce", known)
+    return resolved(known[name].study)

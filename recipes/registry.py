@@ -1,18 +1,48 @@
-"""The systems that can be trained. A new one is a folder in `recipes/`, a file in `models/` and one line here."""
+"""The systems. A new one is a folder in `recipes/`, a file in `models/` and one line here."""
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lt.datagen.shards.errors import UsageError
 from lt.recipes.config import Settings, nearest
-from lt.recipes.training.objective import Objective
+from lt.recipes.system import Note, System, Verb, resolved
 
-Note = Callable[[str], None]
+if TYPE_CHECKING:
+    from lt.recipes.training.objective import Objective
+
 Shards = tuple[list[str], str]
 """Training shards, and validation shards ("" for none)."""
+
+SYSTEMS: dict[str, str] = {
+    "filip": "lt.recipes.filip",
+    "wukong": "lt.recipes.wukong",
+    "vae": "lt.recipes.vae",
+    "pangu": "lt.recipes.pangu",
+    "judge": "lt.recipes.judge",
+}
+"""Name to the module that holds its `SYSTEM`."""
+
+
+def system_of(name: str) -> System:
+    """What the command line knows of a system."""
+    return importlib.import_module(SYSTEMS[name]).SYSTEM
+
+
+def systems_with(part: str) -> dict[str, System]:
+    """The systems that have a `recipe`, a `study`, `sample` ..., by name."""
+    return {name: system for name in SYSTEMS if getattr(system := system_of(name), part)}
+
+
+def verbs(verb: str) -> dict[str, Verb]:
+    """What systems do under `sample`, `edit`, `eval` or `datagen`, by the name that follows on the command line."""
+    found: dict[str, Verb] = {}
+    for name, system in systems_with(verb).items():
+        own = getattr(system, verb)
+        found |= {name: own} if isinstance(own, Verb) else own
+    return found
 
 
 def as_they_are(settings: Any, train: Sequence[str], validation: str, note: Note) -> Shards:
@@ -29,24 +59,13 @@ class Need:
     out: Path
 
 
-SYSTEMS: dict[str, str] = {
-    "filip": "lt.recipes.filip.objective",
-    "wukong": "lt.recipes.wukong.objective",
-    "vae": "lt.recipes.vae.objective",
-    "pangu": "lt.recipes.pangu.objective",
-    "judge": "lt.recipes.judge.objective",
-}
-"""Name to the module that holds its `RECIPE`."""
-
-
 @dataclass(frozen=True)
 class Recipe:
     """Everything the loop needs to know of a system. Its cards lie in `folder`: `tiny.yaml`, `paper.yaml` ..."""
 
     name: str
-    about: str
     settings: type[Settings]
-    objective: Callable[[Any], Objective]
+    objective: Callable[[Any], "Objective"]
     """Settings to a fresh objective. Random weights come from torch's generator, which the loop seeds."""
     world: Callable[[Any, Note], tuple[list[str], str]]
     """Make (or find) the built-in data when the user names none: folders of training shards, folder of validation shards."""
@@ -57,7 +76,7 @@ class Recipe:
     """Runs that a run with these settings builds on (an autoencoder, the generator of a branch), in the order to train them."""
     completes: Callable[[Any], Sequence[Need]] = lambda settings: ()
     """Runs that make the system whole once this one is trained, in the order to train them."""
-    outline: Callable[[Any], Objective | None] = lambda settings: None
+    outline: Callable[[Any], "Objective | None"] = lambda settings: None
     """What `--dry-run` counts where pretrained weights that the settings name are not there: the trained modules by their shapes
     alone, on the meta device. None where all is there, and the run itself can be measured."""
 
@@ -69,7 +88,12 @@ class Recipe:
 
 def find(name: str) -> Recipe:
     """The recipe of a system. Raises UsageError naming the nearest name."""
-    if name not in SYSTEMS:
-        what = f"No system {name!r} to train." if name else "Which system?"
-        raise UsageError(what, nearest(name, SYSTEMS))
-    return importlib.import_module(SYSTEMS[name]).RECIPE
+    known = systems_with("recipe")
+    if name not in known:
+        raise unknown(name, "train", known)
+    return resolved(known[name].recipe)
+
+
+def unknown(name: str, verb: str, known: Iterable[str]) -> UsageError:
+    """What to raise where a name follows a verb that does not know it."""
+    return UsageError(f"No system {name!r} to {verb}." if name else "Which system?", nearest(name, known))

@@ -41,13 +41,21 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Table:
+    """Rows for people."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+@dataclass(frozen=True)
 class Answer:
-    """What was found: `json` for machines; lines, and a table under them, for people."""
+    """What was found: `json` for machines; lines, and tables under them, for people."""
 
     json: Any
     lines: Sequence[str] = ()
-    headings: Sequence[str] = ()
-    rows: Sequence[Sequence[Any]] = ()
+    tables: Sequence[Table] = ()
 
 
 @dataclass(frozen=True)
@@ -59,12 +67,24 @@ class Verb:
         run: `module:function`, from (options, note) to a `Job` or an `Answer`.
         example: a whole command, the last line of the help.
         about: a sentence, the first line of the help.
+        out: where the shards go that a `Job` makes, such as `data/scenes-{split}`, with options in it; "" = it makes none.
+        workers: how many processes make them by default; 0 = this one, where the models are.
     """
 
     options: type[Section]
     run: str
     example: str
     about: str
+    out: str = ""
+    workers: int = 1
+
+
+class TrainOptions(Section):
+    """Options of `lt train` that a system adds: none of their own for most."""
+
+    def preset(self, named: str | None) -> str | None:
+        """The preset that is meant, where the user has named this one."""
+        return named
 
 
 @dataclass(frozen=True)
@@ -74,8 +94,11 @@ class System:
     about: str
     recipe: str = ""
     """`module:NAME` of its `Recipe`, for `lt train`."""
+    train: type[TrainOptions] = TrainOptions
     study: str = ""
     """`module:NAME` of its `Study`, for `lt reproduce`."""
+    instead: Verb | None = None
+    """Options of `lt reproduce` that ask for something else than the study: `run` answers, or gives None where none is used."""
     sample: Verb | None = None
     edit: Verb | None = None
     eval: Mapping[str, Verb] = field(default_factory=dict)
@@ -88,6 +111,7 @@ def option(default: Any, *, flag: str = "", shown: str | bool = True, argument: 
     """A field of a verb's options.
 
     Args:
+        default: `...` where it must be given.
         flag: `--name`, where it is not the field's own with dashes; `--yes/--no` for a switch of two names.
         shown: what the help says for the default; True = the default itself, False = nothing.
         argument: taken by its place instead of by name.

@@ -51,7 +51,6 @@ def make_objective(settings: FilipSettings) -> ContrastiveObjective:
 
 RECIPE = Recipe(
     name="filip",
-    about="Image-text contrast token by token (arXiv 2111.07783); with model.head=global CLIP.",
     settings=FilipSettings,
     objective=make_objective,
     world=scenes_world,

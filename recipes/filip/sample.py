@@ -4,6 +4,7 @@ result = align(Encoder.load(Path("runs/filip-tiny")), collection, Path("samples/
 """
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ from lt.datagen.shards.codec import encode_image
 from lt.datagen.shards.storage import atomic_file, write_json
 from lt.models.nn.tokenizers import find_phrase
 from lt.recipes.contrastive.alignment import Aligned, chinese_font, owners, sheet, titled
+from lt.recipes.contrastive.options import AlignOptions
 from lt.recipes.contrastive.pairs import cover
 from lt.recipes.contrastive.things import MAX_THINGS, things_of
+from lt.recipes.contrastive.world import test_scenes
 from lt.recipes.evaluate.bootstrap import Interval, resampled
 from lt.recipes.evaluate.features import Encoder
 from lt.recipes.evaluate.localisation import found
-from lt.recipes.evaluate.readers import Collection, Item
-from lt.recipes.registry import Note
+from lt.recipes.evaluate.readers import Collection, Item, open_collection
+from lt.recipes.shipped import located, or_shipped
+from lt.recipes.system import Answer, Note
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,28 @@ class Alignment:
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "found": self.found._asdict() if self.found else None}
+
+
+def sample(system: str, options: AlignOptions, note: Note) -> Answer:
+    """`lt sample filip` and `lt sample wukong`. Raises LtError where there is no model, see also `align`."""
+    where = options.checkpoint or Path(or_shipped(f"runs/{system}-tiny"))
+    if not located(where).exists():
+        raise LtError(f"{where} is not there.", f"Train it first: lt train {system}")
+    encoder = Encoder.load(where)
+    data = options.data or str(test_scenes(encoder.objective.settings, note))
+    note(f"{system}: {where} (step {encoder.record.step:,}) on {encoder.device.type}; data {data}")
+    collection = open_collection(data, options.pictures, encoder.language)
+    out = options.out or Path("samples") / system
+    result = align(encoder, collection, out, options.prompt, options.label, options.count, options.limit, note)
+    if result.found:
+        note(
+            f"Words find their things: {result.found.value:.1f} % ({result.found.low:.1f} to {result.found.high:.1f}; "
+            f"chance {result.chance:.1f} %) of {result.things:,} things in {result.samples:,} pictures."
+        )
+    return Answer(result.as_json(), result.pictures)
+
+
+filip, wukong = partial(sample, "filip"), partial(sample, "wukong")
 
 
 def align(

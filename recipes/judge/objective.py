@@ -185,7 +185,6 @@ def world(settings: JudgeSettings, note: Note) -> tuple[list[str], str]:
 
 RECIPE = Recipe(
     name="judge",
-    about="The judge of the built-in figures: key points, attributes and features that pictures of them are measured with.",
     settings=JudgeSettings,
     objective=JudgeObjective,
     world=world,

@@ -152,7 +152,6 @@ def completes(settings: PanguSettings) -> list[Need]:
 
 RECIPE = Recipe(
     name="pangu",
-    about="Text to image with two generators that share the time line (arXiv 2312.16486), and its control branches.",
     settings=PanguSettings,
     objective=PanguObjective,
     world=data.world,

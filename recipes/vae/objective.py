@@ -140,7 +140,6 @@ def psnr(rebuilt: Tensor, pixels: Tensor) -> Tensor:
 
 RECIPE = Recipe(
     name="vae",
-    about="The small autoencoder of the tiny diffusion systems: 64 pixels to 16x16x4 latents.",
     settings=VaeSettings,
     objective=VaeObjective,
     world=lambda settings, note: build(settings.world, note),

@@ -82,7 +82,6 @@ def make_objective(settings: WukongSettings) -> WukongObjective:
 
 RECIPE = Recipe(
     name="wukong",
-    about="Chinese image-text contrast, locked image tower, reduced tokens (arXiv 2202.06767).",
     settings=WukongSettings,
     objective=make_objective,
     world=scenes_world,

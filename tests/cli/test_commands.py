@@ -20,9 +20,9 @@ def lt(*arguments: str, cwd: Path | None = None, **environment: str) -> subproce
 
 def leaf_commands(command=None, path=()) -> list[tuple[tuple[str, ...], object]]:
     command = command or typer.main.get_command(app)
-    inner = getattr(command, "commands", None)
-    if not inner:
+    if not hasattr(command, "list_commands"):
         return [(path, command)]
+    inner = {name: command.get_command(None, name) for name in command.list_commands(None)}
     return [leaf for name in inner for leaf in leaf_commands(inner[name], (*path, name))]
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from lt.datagen.shards import Sample, SampleError, ShardWriter
 from lt.recipes.config import Section, Settings, free
 from lt.recipes.registry import Recipe
+from lt.recipes.system import System
 from lt.recipes.training import checkpoints
 from lt.recipes.training.logging import read_log
 from lt.recipes.training.loop import Outcome, train
@@ -143,12 +144,14 @@ def _world(settings: ToySettings, note) -> tuple[list[str], str]:
 
 RECIPE = Recipe(
     name="toy",
-    about="Colours of squares.",
     settings=ToySettings,
     objective=Toy,
     world=_world,
     folder=Path(__file__).parent / "toy_cards",
 )
+
+
+SYSTEM = System("Colours of squares.", "toy:RECIPE")
 
 
 def plan(shards: Path, out: Path, *overrides: str) -> Plan:
