@@ -37,10 +37,11 @@ class MakeMasks(SampleStage):
         return (expert_class("segmenter", self.segmenter),)
 
     def process(self, sample: Sample) -> Sample | Reject:
-        picture, instances = sample.picture, {item.get("id"): item for item in sample.meta["instances"]}
-        masks = []
-        for entity in sample.meta["entities"]:
-            parts = [self._mask(picture, instances[number]) for number in entity["instances"]]
+        entities, masks = sample.meta["entities"], []
+        wanted = {number for entity in entities for number in entity["instances"]}
+        found = self._found(sample.picture, [item for item in sample.meta["instances"] if item.get("id") in wanted])
+        for entity in entities:
+            parts = [found[number] for number in entity["instances"]]
             mask = clean(np.any([part for part, _ in parts], axis=0), self.speck)
             if not mask.any():
                 return Reject.of(sample, "empty-mask", 0, f"{entity['category']}: nothing found in the box")
@@ -49,19 +50,26 @@ class MakeMasks(SampleStage):
         sample[MASKS] = np.stack(masks)
         return sample
 
-    def _mask(self, picture: np.ndarray, instance: dict[str, Any]) -> tuple[np.ndarray, str]:
-        """The mask [h, w] of an instance and where it comes from."""
+    def _found(self, picture: np.ndarray, instances: list[dict[str, Any]]) -> dict[Any, tuple[np.ndarray, str]]:
+        """By number, the mask [h, w] of each instance and where it comes from. The segmenter is shown all boxes at once."""
         height, width = picture.shape[:2]
-        try:
-            mask = mask_of(instance.get("segmentation"), height, width)
-        except ValueError as error:
-            raise SampleError("bad-annotation", f"instance {instance.get('id')}: {error}") from None
-        if mask is not None:
-            return mask, "annotation"
-        x0, y0, x1, y1 = corners(instance, height, width)
-        with model_time():
-            mask = expert("segmenter", self.segmenter).segment([picture], [[(x0, y0, x1 - x0, y1 - y0)]])[0][0]
-        return mask, self.segmenter
+        known = {item.get("id"): annotated(item, height, width) for item in instances}
+        found = {number: (mask, "annotation") for number, mask in known.items() if mask is not None}
+        boxes = {item.get("id"): corners(item, height, width) for item in instances if known[item.get("id")] is None}
+        if boxes:
+            with model_time():
+                its = [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes.values()]
+                (masks,) = expert("segmenter", self.segmenter).segment([picture], [its])
+            found |= {number: (mask, self.segmenter) for number, mask in zip(boxes, masks, strict=True)}
+        return found
+
+
+def annotated(instance: dict[str, Any], height: int, width: int) -> np.ndarray | None:
+    """The mask [height, width] that the source gives for an instance. Raises SampleError if it is malformed."""
+    try:
+        return mask_of(instance.get("segmentation"), height, width)
+    except ValueError as error:
+        raise SampleError("bad-annotation", f"instance {instance.get('id')}: {error}") from None
 
 
 def is_on_device(kind: str, name: str) -> bool:

@@ -57,6 +57,15 @@ BACKENDS = (
     Backend("segmenter", "opencv", f"{_HERE}.opencv:GrabCut", ("cv2",), "datagen", "GrabCut from a box"),
     Backend("segmenter", "transformers", f"{_HERE}.sam:SamSegmenter", ("torch", "transformers"), "experts", "SAM"),
     Backend(
+        *(
+            "segmenter",
+            "segment-anything",
+            f"{_HERE}.sam:SamFileSegmenter",
+            ("torch", "torchvision", "segment_anything"),
+        ),
+        *("experts", "SAM, the authors' .pth file after the colon"),
+    ),
+    Backend(
         *("inpainter", "diffusers", f"{_HERE}.diffusion_inpainting:DiffusionInpainter", ("torch", "diffusers")),
         *("experts", "a folder or hub name after the colon"),
     ),

@@ -45,6 +45,55 @@ def test_sam_gives_one_mask_a_box_of_the_picture_s_size(sam_folder):
 
 
 @pytest.fixture(scope="module")
+def sam_file(tmp_path_factory):
+    build_sam = pytest.importorskip("segment_anything.build_sam")
+    torch.manual_seed(0)
+    model = build_sam._build_sam(8, 3, 2, [1])
+    for name, weight in model.named_parameters():
+        if "pos" in name:  # positions start at zero
+            torch.nn.init.normal_(weight, std=0.5)
+    file = tmp_path_factory.mktemp("sam") / "sam_tiny.pth"
+    torch.save(model.state_dict(), file)
+    return file, model
+
+
+def test_sams_own_file_is_opened_by_its_sizes_and_a_picture_is_encoded_once(sam_file, monkeypatch):
+    """Its masks are those that the authors' predictor gives one box at a time, the best of three by its own score."""
+    from segment_anything import SamPredictor
+
+    file, model = sam_file
+    segmenter = load("segmenter", f"segment-anything:{file}")
+    assert isinstance(segmenter, Segmenter)
+    picture = np.random.default_rng(0).integers(0, 255, (48, 60, 3), dtype=np.uint8)
+    boxes, encoded = [(5, 5, 20, 20), (0, 0, 60, 48), (30.5, 10, 20, 30)], []
+    segmenter.predictor.model.image_encoder.register_forward_hook(lambda *seen: encoded.append(1))
+    masks, none = segmenter.segment([picture, picture], [boxes, []])
+    assert len(encoded) == 1 and none == [] and all(0.1 < mask.mean() < 0.9 for mask in masks)
+    reference = SamPredictor(model)
+    reference.set_image(picture)
+    for (x, y, w, h), mask in zip(boxes, masks, strict=True):
+        wanted, scores, _ = reference.predict(box=np.array([x, y, x + w, y + h]), multimask_output=True)
+        assert mask.dtype == bool and mask.shape == (48, 60)
+        assert (mask != wanted[scores.argmax()]).mean() < 0.001
+
+
+def test_a_file_that_is_not_sams_is_refused_and_never_unpickled(tmp_path):
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pth")
+    torch.save({"run": print}, tmp_path / "code.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    for name, message in [
+        ("other", "holds no weights"),
+        ("code", "holds no weights"),
+        ("text", "holds no weights"),
+        ("no", "no file"),
+    ]:
+        with pytest.raises(BackendError, match=message):
+            load("segmenter", f"segment-anything:{tmp_path / name}.pth")
+    with pytest.raises(BackendError, match="needs a file"):
+        load("segmenter", "segment-anything")
+
+
+@pytest.fixture(scope="module")
 def inpainting_folder(tmp_path_factory):
     diffusers = pytest.importorskip("diffusers")
     transformers = pytest.importorskip("transformers")
