@@ -12,7 +12,6 @@ from lt.recipes.diffusion.quiet import without_bars
 from lt.recipes.shipped import located
 from lt.recipes.training import checkpoints
 from lt.recipes.training.checkpoints import Record
-from lt.recipes.vae.objective import VaeObjective
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _FORMAT = 1  # of what the digest covers
@@ -63,9 +62,8 @@ def load(found: Located) -> AutoencoderSpace:
         without_bars()
         vae = AutoencoderKL.from_pretrained(found.folder, use_safetensors=True)
     else:
-        objective, _ = checkpoints.restore(Path(found.folder))
-        assert isinstance(objective, VaeObjective)
-        vae = objective.ready(Path(found.folder))
+        objective: Any = checkpoints.restore(Path(found.folder))[0]
+        vae = objective.ready(Path(found.folder))  # see `VaeObjective`, which is a guest of this room
     return AutoencoderSpace(vae.eval().requires_grad_(False))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from lt.models.nn.autoencoder import AutoencoderSpace
 from lt.models.nn.captions import TOKENS, CaptionedNetwork, small_text_encoder
 from lt.models.nn.control import HINT, ControlledUNet
 from lt.models.nn.diffusion import Condition, Denoiser, Guided, drop_condition, seeded_noise
+from lt.models.nn.lora import add_lora, lora_layers
 from lt.models.nn.pipelines import stable_diffusion_pipeline
 from lt.models.nn.sampling import make_scheduler, sample
 from lt.models.nn.unet import TextUNet, UNetShape, multiply_adds
@@ -31,7 +32,7 @@ from lt.recipes.diffusion.cache import bucket_of
 from lt.recipes.diffusion.data import SEED, Row
 from lt.recipes.diffusion.pictures import sheet, to_bytes
 from lt.recipes.diffusion.quiet import without_bars
-from lt.recipes.diffusion.settings import DenoiserSettings, DiffusionSettings
+from lt.recipes.diffusion.settings import DenoiserSettings, DiffusionSettings, LoraSettings
 from lt.recipes.diffusion.texts import (
     LENGTH,
     TextEncoder,
@@ -42,7 +43,7 @@ from lt.recipes.diffusion.texts import (
     text_digest,
     world_tokenizer,
 )
-from lt.recipes.diffusion.unets import is_pipeline, load_unet
+from lt.recipes.diffusion.unets import is_pipeline, load_unet, unet_digest
 from lt.recipes.registry import Need
 from lt.recipes.training import checkpoints
 from lt.recipes.training.objective import Batch, Metrics, Objective, Report
@@ -58,7 +59,7 @@ class DiffusionObjective(Objective):
     """A `Denoiser` of latents that is told captions.
 
     Raises:
-        LtError: the autoencoder or a text encoder is not there.
+        LtError: the autoencoder, a text encoder or the model that an adapter is for is not there or does not fit.
     """
 
     def __init__(self, settings: DiffusionSettings):
@@ -83,6 +84,17 @@ class DiffusionObjective(Objective):
             min_snr_gamma=model.min_snr or None,
             offset_noise=model.offset_noise,
         )
+        if settings.lora.rank:
+            self._adapt(settings.lora)
+
+    def _adapt(self, lora: LoraSettings) -> None:
+        """Take over the model in `lora.base`, and train an adapter beside it."""
+        self.take(lora.base, "lora.base")
+        try:
+            adapter = add_lora(self.unet, lora.rank, lora.alpha or lora.rank, lora.targets, lora.dropout)
+        except ValueError as error:
+            raise LtError(f"The U-Net has no layers for an adapter: {error}", "Change lora.targets.") from None
+        self.modules = {"lora": adapter}
 
     def _shape(self) -> UNetShape:
         channels, side = self.space.channels, self.settings.model.side // self.space.factor
@@ -212,20 +224,84 @@ class DiffusionObjective(Objective):
 
     # Other formats
 
+    def take(self, where: str, setting: str) -> None:
+        """Load the model that lies in `where`, and freeze it: a run of this system, or a diffusers folder.
+
+        Args:
+            setting: what names the place, for `built_on`.
+
+        Raises:
+            LtError: there is none, or it does not fit these settings.
+        """
+        folder = Path(where)
+        digest = self.take_pipeline(folder) if is_pipeline(folder) else self._take_run(folder)
+        self.built_on = {**self.built_on, setting: digest}
+        self.frozen, self.modules = {**self.frozen, **self.modules}, {}
+
+    def take_pipeline(self, folder: Path) -> str:
+        """Load a pipeline's U-Net; returns its digest."""
+        if (autoencoders.locate(str(folder)).digest, text_digest((str(folder),))) != (self.located.digest, self.texts):
+            raise LtError(
+                f"What is built on {folder} needs its autoencoder and its text encoder.",
+                f"--set model.autoencoder={folder} --set model.text=[{folder}]",
+            )
+        load_unet(self.unet, folder, self.denoiser)
+        return unet_digest(folder)
+
+    def _take_run(self, where: Path) -> str:
+        """Load a run's model; returns its digest."""
+        base, record = checkpoints.restore(where)
+        if not isinstance(base, type(self)):
+            raise LtError(f"{where} is a checkpoint of {record.system}, on which this model cannot be built.")
+        self.check_base(base, where)
+        for name, module in self.modules.items():
+            try:
+                module.load_state_dict(base.modules[name].state_dict())
+            except (RuntimeError, KeyError):
+                raise LtError(f"The model in {where} has another shape.", "Train with its settings.") from None
+        return checkpoints.digest_of_weights(record)
+
+    def check_base(self, base: Self, where: Path) -> None:
+        """Raises LtError where a trained model lives in another space, or means its numbers otherwise."""
+        model, theirs = self.settings.model, base.settings.model
+        if base.located.digest != self.located.digest or base.texts != self.texts:
+            raise LtError(
+                f"The model in {where} was trained with another autoencoder or text encoder.",
+                f"Its settings: model.autoencoder={theirs.autoencoder}, model.text={list(theirs.text)}.",
+            )
+        if theirs.prediction != model.prediction:
+            raise LtError(
+                f"The model in {where} predicts {theirs.prediction}, these settings train {model.prediction}.",
+                f"--set model.prediction={theirs.prediction}",
+            )
+        if base.settings.lora.rank:
+            raise LtError(f"The model in {where} is an adapter itself.", f"Its base: {base.settings.lora.base}.")
+
     def adopt(self, folder: Path) -> bool:
         """Start from the U-Net of a diffusers folder."""
         if not is_pipeline(folder):
             return False
+        if self.settings.lora.rank:
+            raise LtError(
+                f"An adapter starts from no {folder}.", f"--set lora.base={folder} puts it beside that model."
+            )
         load_unet(self.unet, folder, self.denoiser)
         return True
 
     def export(self, folder: Path) -> None:
-        """Write a Stable Diffusion pipeline: `DiffusionPipeline.from_pretrained` opens it.
+        """Write a Stable Diffusion pipeline, which `DiffusionPipeline.from_pretrained` opens; of an adapter its weights alone,
+        which `load_lora_weights` of its base's pipeline opens.
 
         Raises:
             LtError: the model reads text encoders that this pipeline does not know.
         """
-        self.pipeline().save_pretrained(folder)
+        if self.settings.lora.rank:
+            from diffusers import StableDiffusionPipeline
+
+            layers, about = lora_layers(self.unet)
+            StableDiffusionPipeline.save_lora_weights(folder, layers, unet_lora_adapter_metadata=about)
+        else:
+            self.pipeline().save_pretrained(folder)
 
     def pipeline(self, branches: Sequence[nn.Module] = ()) -> Any:
         """A Stable Diffusion pipeline with these ControlNets. Raises as `export` does."""
@@ -275,8 +351,9 @@ class Outline(Objective):
 def outline(settings: DiffusionSettings) -> Outline | None:
     """See `Recipe.outline`: where the autoencoder or a frozen text encoder is no folder, and no run makes it."""
     model = settings.model
-    there = all(Path(one).is_dir() for one in (model.autoencoder, *model.text))
-    return None if there or needs(settings) else Outline(model)
+    if settings.lora.rank or needs(settings):
+        return None
+    return None if all(Path(one).is_dir() for one in (model.autoencoder, *model.text)) else Outline(model)
 
 
 def needs(settings: DiffusionSettings) -> list[Need]:

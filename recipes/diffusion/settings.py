@@ -82,8 +82,30 @@ class DenoiserSettings(Section):
         return range(1000)
 
 
+class LoraSettings(Section):
+    """A small adapter (LoRA, arXiv 2106.09685) is trained and stored, the model beside it stays as it is."""
+
+    rank: int = Field(default=0, ge=0)
+    """Rank of the adapter's matrices; 0 = train the model itself."""
+    base: str = ""
+    """The model that gets the adapter: run, checkpoint, `lt:...`, or diffusers folder (Stable Diffusion 1 or 2)."""
+    alpha: float = Field(default=0.0, ge=0)
+    """The adapter's output is multiplied by alpha / rank; 0 = by one."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the adapter's inputs that is dropped in training."""
+    targets: tuple[str, ...] = Field(default=("to_q", "to_k", "to_v", "to_out.0"), min_length=1)
+    """Layers of the U-Net that get one, by the ends of their paths."""
+
+    @model_validator(mode="after")
+    def _rank_has_a_base(self) -> "LoraSettings":
+        if bool(self.rank) != bool(self.base):
+            raise ValueError("rank and base go together: an adapter is for a model that stays as it is")
+        return self
+
+
 class DiffusionSettings(Settings):
-    """What a diffusion run needs: `model`, to which each system adds, and the built-in worlds."""
+    """What a diffusion run needs: `model`, to which each system adds, an adapter, and the built-in worlds."""
 
     model: DenoiserSettings = DenoiserSettings()
+    lora: LoraSettings = LoraSettings()
     world: WorldSettings = WorldSettings()

@@ -18,16 +18,13 @@ from lt.datagen.shards import LtError
 from lt.models.nn.control import control_branch
 from lt.models.nn.diffusion import Condition, seeded_noise
 from lt.models.nn.sampling import Solver, make_scheduler, sample
-from lt.recipes.diffusion import autoencoders, objective
+from lt.recipes.diffusion import objective
 from lt.recipes.diffusion.controls import STORED
 from lt.recipes.diffusion.objective import STEPS, DiffusionObjective, Outline
-from lt.recipes.diffusion.texts import text_digest
-from lt.recipes.diffusion.unets import is_pipeline, load_unet, unet_digest
 from lt.recipes.pangu import data
 from lt.recipes.pangu.data import Row
 from lt.recipes.pangu.settings import PanguSettings
 from lt.recipes.registry import Need, Recipe
-from lt.recipes.training import checkpoints
 
 _BUILT_ON = ("tiny", "tiny-texture", "tiny-whole", "long", "long-texture", "longer")
 """Presets of generators whose runs branches steer or other generators start from."""
@@ -42,17 +39,31 @@ class PanguObjective(DiffusionObjective):
         super().__init__(settings)
         self.branch: Any = None
         if settings.model.control:
-            self._steer(Path(settings.model.base))
+            self._steer()
 
-    def _steer(self, base: Path) -> None:
+    def _steer(self) -> None:
         """Take over the generator in `base` as it is; the branch starts as a copy of its encoder (ControlNet)."""
-        take = self._take_pipeline if is_pipeline(base) else self._take_run
-        self.built_on = {**self.built_on, "model.base": take(base)}
-        self.branch = control_branch(self.unet, self.space.factor, self.settings.model.hint_widths)
-        self.frozen, self.modules = {**self.frozen, **self.modules}, {"branch": self.branch}
-        if self.settings.model.checkpointing:
+        model = self.settings.model
+        self.take(model.base, "model.base")
+        self.branch = control_branch(self.unet, self.space.factor, model.hint_widths)
+        if model.checkpointing:
             self.branch.enable_gradient_checkpointing()
-        self.denoiser.network = self.network({self.settings.model.control: self.branch})
+        self.modules = {"branch": self.branch}
+        self.denoiser.network = self.network({model.control: self.branch})
+
+    def take_pipeline(self, folder: Path) -> str:
+        if self.settings.model.generator != "whole":
+            raise LtError(f"What is built on {folder} learns over the whole time line.", "--set model.generator=whole")
+        return super().take_pipeline(folder)
+
+    def check_base(self, base: "PanguObjective", where: Path) -> None:
+        super().check_base(base, where)
+        model, theirs = self.settings.model, base.settings.model
+        if theirs.control or (theirs.stage, theirs.buckets) != (model.stage, model.buckets):
+            raise LtError(
+                f"{where} is no {model.generator} generator at {model.stage.size} pixels.",
+                "Name one, or change model.generator, t_struct, high, low and buckets.",
+            )
 
     @property
     def latent_side(self) -> int:
@@ -82,45 +93,16 @@ class PanguObjective(DiffusionObjective):
         clean = sample(guided, scheduler, noise, steps=STEPS, begin=rungs[0], end=rungs[-1])
         return self.space.decode(clean)
 
-    def _take_pipeline(self, folder: Path) -> str:
-        """Load a pipeline's U-Net; returns its digest."""
-        digests = autoencoders.locate(str(folder)).digest, text_digest((str(folder),))
-        if digests != (self.located.digest, self.texts) or self.settings.model.generator != "whole":
-            raise LtError(
-                f"A branch of {folder} needs its autoencoder and its text encoder, and learns over the whole time line.",
-                f"--set model.autoencoder={folder} --set model.text=[{folder}] --set model.generator=whole",
-            )
-        load_unet(self.unet, folder, self.denoiser)
-        return unet_digest(folder)
-
-    def _take_run(self, where: Path) -> str:
-        """Load a run's generator; returns its digest."""
-        base = restore(where)
-        model, theirs = self.settings.model, base.settings.model
-        if base.located.digest != self.located.digest or base.texts != self.texts:
-            raise LtError(
-                f"The generator in {model.base} was trained with another autoencoder or text encoder.",
-                f"Its settings: model.autoencoder={theirs.autoencoder}, model.text={list(theirs.text)}.",
-            )
-        if theirs.control or (theirs.stage, theirs.buckets) != (model.stage, model.buckets):
-            raise LtError(
-                f"{model.base} is no {model.generator} generator at {model.stage.size} pixels.",
-                "Name one: --set model.base=RUN, or change model.generator, high, low and buckets.",
-            )
-        for name, module in self.modules.items():
-            try:
-                module.load_state_dict(base.modules[name].state_dict())
-            except (RuntimeError, KeyError):
-                raise LtError(f"The generator in {model.base} has another shape.", "Train with its settings.") from None
-        return checkpoints.digest_of_weights(checkpoints.Record.load(checkpoints.chosen(where)))
-
     def export(self, folder: Path) -> None:
-        """Write a Stable Diffusion pipeline (for a branch, with its ControlNet): `DiffusionPipeline.from_pretrained` opens it.
+        """A branch is written with its generator, as a pipeline with a ControlNet. See `DiffusionObjective.export`.
 
         Each generator becomes a pipeline of its own: diffusers' pipelines know one U-Net, so PanGu-Draw's two draw together only
         through `lt sample pangu`.
         """
-        self.pipeline([] if self.branch is None else [self.branch]).save_pretrained(folder)
+        if self.branch is None:
+            super().export(folder)
+        else:
+            self.pipeline([self.branch]).save_pretrained(folder)
 
 
 def restore(where: Path) -> PanguObjective:
@@ -136,7 +118,7 @@ def outline(settings: PanguSettings) -> Outline | None:
 def needs(settings: PanguSettings) -> list[Need]:
     """The tiny autoencoder, and the tiny generator that is steered or started from, where the settings name these."""
     known = {f"runs/pangu-{preset}": preset for preset in _BUILT_ON}
-    named = (settings.model.base, settings.train.init)
+    named = (settings.model.base, settings.lora.base, settings.train.init)
     return [
         *objective.needs(settings),
         *(Need("pangu", known[where], Path(where)) for where in named if where in known),

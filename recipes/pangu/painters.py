@@ -162,4 +162,6 @@ def _named(files: RunFiles, restored: Sequence[PanguObjective]) -> str:
 
 def _title(one: PanguObjective) -> str:
     model = one.settings.model
+    if one.settings.lora.rank:
+        return f"{model.generator} with an adapter"
     return f"{model.control} branch of {model.generator}" if model.control else model.generator

@@ -77,3 +77,9 @@ class PanguSettings(DiffusionSettings):
     """Settings of `lt train pangu`."""
 
     model: ModelSettings = ModelSettings()
+
+    @model_validator(mode="after")
+    def _one_beside_the_generator(self) -> "PanguSettings":
+        if self.lora.rank and self.model.control:
+            raise ValueError("a control branch has no adapter: it is trained beside a generator that stays as it is")
+        return self

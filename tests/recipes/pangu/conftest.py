@@ -8,11 +8,15 @@ import pytest
 from PIL import Image
 
 from lt.datagen.sources.figures import FiguresSource
+from lt.models.nn.unet import UNetShape
+from lt.recipes.diffusion.settings import UNETS
 
 _SPEC = importlib.util.spec_from_file_location("tiny_pipelines", Path(__file__).parents[2] / "models" / "conftest.py")
 assert _SPEC is not None and _SPEC.loader is not None
 _PIPELINES = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(_PIPELINES)
+SD_SHAPE = UNetShape(16, (32, 32), (1, 0), (2, 2), text_width=32, layers=1, linear_projection=False, groups=8)
+"""Of the U-Net of `tiny_sd`."""
 tiny_sd, tiny_sdxl, tiny_pixart = _PIPELINES.tiny_sd, _PIPELINES.tiny_sdxl, _PIPELINES.tiny_pixart
 
 
@@ -34,6 +38,14 @@ def here(folder, monkeypatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("LT_HOME", str(folder / "home"))
     return folder
+
+
+@pytest.fixture
+def sd(here, tiny_sd, tmp_path, monkeypatch) -> Path:
+    """A folder with Stable Diffusion's format, whose small U-Net stands for sd15's."""
+    monkeypatch.setitem(UNETS, "sd15", SD_SHAPE)
+    tiny_sd.save_pretrained(tmp_path / "sd")
+    return tmp_path / "sd"
 
 
 @pytest.fixture(scope="session")

@@ -1,42 +1,22 @@
 """Generators that start from a Stable Diffusion folder's U-Net, and control branches that steer it."""
 
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
-from diffusion_runs import SHORT, WORLD
+from diffusion_runs import built_on
 from typer.testing import CliRunner
 
 from lt.cli.app import app
 from lt.datagen.shards import LtError, open_shards
-from lt.models.nn.unet import UNetShape
-from lt.recipes import registry
 from lt.recipes.diffusion.settings import UNETS
 from lt.recipes.pangu.objective import PanguObjective, restore
 from lt.recipes.training.loop import train
-from lt.recipes.training.plan import make_plan
-
-SHAPE = UNetShape(16, (32, 32), (1, 0), (2, 2), text_width=32, layers=1, linear_projection=False, groups=8)
-
-
-@pytest.fixture
-def sd(here, tiny_sd, tmp_path, monkeypatch) -> Path:
-    """A folder with Stable Diffusion's format, whose small U-Net stands for sd15's."""
-    monkeypatch.setitem(UNETS, "sd15", SHAPE)
-    tiny_sd.save_pretrained(tmp_path / "sd")
-    return tmp_path / "sd"
-
-
-def plan(sd: Path, preset: str, *overrides: str):
-    same = (f"model.autoencoder={sd}", f"model.text=[{sd}]", "model.text_length=32", "model.high=32")
-    chosen = ("model.unet=sd15", "model.prediction=epsilon", "model.generator=whole", *overrides)
-    settings = [*WORLD, *SHORT, "world.scenes=0", "train.steps=3", *same, *chosen]
-    return make_plan(registry.find("pangu"), preset, None, settings, sd.parent / preset)
 
 
 def test_a_generator_starts_from_a_stable_diffusion_folder(sd, tiny_sd):
     lines: list[str] = []
-    outcome = train(plan(sd, "tiny", f"train.init={sd}", "train.lr=1e-9"), lines.append)
+    outcome = train(built_on(sd, "tiny", f"train.init={sd}", "train.lr=1e-9"), lines.append)
     assert outcome.status == "done" and f"  starts from the weights of {sd}" in lines
     mine, theirs = restore(outcome.out).unet.state_dict(), tiny_sd.unet.state_dict()
     assert mine.keys() == theirs.keys()
@@ -46,7 +26,7 @@ def test_a_generator_starts_from_a_stable_diffusion_folder(sd, tiny_sd):
 
 
 def test_a_branch_steers_a_stable_diffusion_folder_and_draws(sd, tiny_sd):
-    outcome = train(plan(sd, "tiny-pose", f"model.base={sd}"), [].append)
+    outcome = train(built_on(sd, "tiny-pose", f"model.base={sd}"), [].append)
     branch = restore(outcome.out)
     for name, value in branch.unet.state_dict().items():
         assert torch.equal(value, tiny_sd.unet.state_dict()[name]), name
@@ -63,16 +43,16 @@ def test_what_does_not_fit_is_said(sd):
         "model.unet=sd21": "32 wide, the U-Net reads 1024",
     }.items():
         with pytest.raises(LtError, match=message):
-            train(plan(sd, "tiny", f"train.init={sd}", wrong), [].append)
+            train(built_on(sd, "tiny", f"train.init={sd}", wrong), [].append)
     with pytest.raises(LtError, match="learns over the whole time line"):
-        train(plan(sd, "tiny-pose", f"model.base={sd}", "model.generator=structure"), [].append)
+        train(built_on(sd, "tiny-pose", f"model.base={sd}", "model.generator=structure"), [].append)
 
 
 @pytest.mark.parametrize(
     ("change", "differs"), [({"heads": (4, 4)}, "attention_head_dim"), ({"channels": (32, 40)}, "shapes")]
 )
 def test_another_unet_is_refused_also_where_its_weights_would_fit(sd, monkeypatch, change, differs):
-    monkeypatch.setitem(UNETS, "sd15", UNetShape(**{**vars(SHAPE), **change}))
-    settings = plan(sd, "tiny").settings
+    monkeypatch.setitem(UNETS, "sd15", replace(UNETS["sd15"], **change))
+    settings = built_on(sd, "tiny").settings
     with pytest.raises(LtError, match=f"{differs} differ"):
         PanguObjective(settings).adopt(sd)  # pyright: ignore[reportArgumentType]

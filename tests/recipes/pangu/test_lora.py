@@ -1,0 +1,115 @@
+"""Adapters: small, beside a model that stays as it is, drawn with, and opened by diffusers."""
+
+from pathlib import Path
+
+import diffusion_runs
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from diffusion_runs import SHORT, built_on
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from lt.cli.app import app
+from lt.datagen.shards import LtError, UsageError, open_shards
+from lt.recipes.draw.painters import open_painter
+from lt.recipes.pangu.objective import PanguObjective, restore
+from lt.recipes.pangu.painters import locate_runs
+from lt.recipes.training import checkpoints
+from lt.recipes.training.checkpoints import Record
+from lt.recipes.training.loop import train
+
+RANK = 2
+
+
+def plan(sd: Path, *overrides: str):
+    return built_on(sd, "tiny", f"lora.rank={RANK}", f"lora.base={sd}", "log.save_every=2", *overrides)
+
+
+def output(unet, width: int = 32, channels: int = 4) -> torch.Tensor:
+    """What a U-Net says to fixed numbers."""
+    torch.manual_seed(0)
+    z, text = torch.randn(2, channels, 16, 16), torch.randn(2, 5, width)
+    with torch.no_grad():
+        return unet(z, torch.tensor([10, 900]), encoder_hidden_states=text, return_dict=False)[0]
+
+
+def test_an_adapter_starts_as_its_base_and_is_all_that_learns(sd, tiny_sd):
+    fresh = PanguObjective(plan(sd).settings)  # pyright: ignore[reportArgumentType]
+    assert torch.equal(output(fresh.unet), output(tiny_sd.unet)), "an untrained adapter changes nothing"
+    assert train(plan(sd), [].append).status == "done"
+    newest = sd.parent / "tiny" / "checkpoints" / "step-00000003"
+    stored = load_file(newest / "model.safetensors")
+    assert {name.split(".")[0] for name in stored} == {"lora"} and len(stored) == 2 * 4 * 2 * 4, (
+        "q k v out, twice a block"
+    )
+    assert all(min(tensor.shape) == RANK for tensor in stored.values())
+    assert all(tensor.abs().sum() > 0 for tensor in stored.values()), "all have learned"
+    trained = restore(sd.parent / "tiny")
+    theirs = tiny_sd.unet.state_dict()
+    kept = {name.replace(".base_layer", ""): value for name, value in trained.unet.state_dict().items()}
+    assert {name for name in kept if "lora" not in name} == theirs.keys()
+    assert all(torch.equal(kept[name], theirs[name]) for name in theirs), "the base is as it was"
+    assert not torch.allclose(output(trained.unet), output(tiny_sd.unet), atol=1e-4)
+    same = Record.load(newest).files
+    newest.rename(sd.parent / "gone")
+    notes: list[str] = []
+    assert train(plan(sd), notes.append).status == "done" and any("continues from" in note for note in notes)
+    assert Record.load(newest).files == same, "a run goes on as if it had never stopped"
+
+
+def test_an_exported_adapter_is_opened_by_diffusers_and_draws_here(sd, tiny_sd, tmp_path):
+    out = train(plan(sd, f"lora.alpha={2 * RANK}"), [].append).out
+    checkpoints.export(out, tmp_path / "lora")
+    assert [path.name for path in (tmp_path / "lora").iterdir()] == ["pytorch_lora_weights.safetensors"]
+    ours = output(restore(out).unet)
+    tiny_sd.load_lora_weights(tmp_path / "lora")
+    torch.testing.assert_close(output(tiny_sd.unet), ours, rtol=0, atol=1e-5)
+    command = ["sample", "pangu", "--prompt", "a cat", "--count", "2", "--steps", "2", "--checkpoint", str(out)]
+    result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "drawn")])
+    assert result.exit_code == 0, result.output
+    assert [sample.picture.shape for sample in open_shards(tmp_path / "drawn")] == [(32, 32, 3)] * 2
+    unet = UNet2DConditionModel.from_pretrained(sd / "unet")
+    unet.conv_in.weight.data[0] += 1
+    unet.save_pretrained(sd / "unet")
+    with pytest.raises(LtError, match=r"was trained with another lora\.base than is there now"):
+        restore(out)
+
+
+def test_an_adapter_of_a_run_draws_with_the_other_generator(here):
+    own = ("lora.rank=2", "lora.base=runs/pangu-tiny", "train.steps=2", "log.validate_every=2")
+    out = diffusion_runs.run("pangu", "tiny", *own, out=here / "runs" / "adapter").out
+    adapter, base = restore(out), restore(Path("runs/pangu-tiny"))
+    assert Record.load(checkpoints.chosen(out)).built_on["lora.base"] == checkpoints.digest_of_weights(
+        Record.load(checkpoints.chosen(Path("runs/pangu-tiny")))
+    )
+    theirs = base.unet.state_dict()
+    kept = {name.replace(".base_layer", ""): value for name, value in adapter.unet.state_dict().items()}
+    assert all(torch.equal(kept[name], theirs[name]) for name in theirs)
+    painters = [open_painter(locate_runs([one, "runs/pangu-tiny-texture"])) for one in (str(out), "runs/pangu-tiny")]
+    z, condition = torch.ones(1, 8, 16, 16), painters[0].conditions(["a person"], (64, 64), {})[0]
+    with torch.no_grad():
+        noisy, clean = ([one.model(z, torch.tensor(t), condition) for one in painters] for t in (900, 100))
+    assert not torch.equal(*noisy) and torch.equal(*clean), "the texture generator has no adapter"
+
+
+def test_what_does_not_fit_is_named(sd, here):
+    with pytest.raises(UsageError, match="rank and base go together"):
+        plan(sd, "lora.base=''")
+    with pytest.raises(UsageError, match="a control branch has no adapter"):
+        plan(sd, "model.control=pose", f"model.base={sd}")
+    for wrong, message in {
+        "lora.targets=[to_z]": "The U-Net has no layers for an adapter",
+        "model.generator=structure": "learns over the whole time line",
+        "model.autoencoder=runs/vae-tiny": "needs its autoencoder and its text encoder",
+        f"train.init={sd}": "lora.base=.* puts it beside that model",
+    }.items():
+        with pytest.raises(LtError, match=message):
+            train(plan(sd, wrong), [].append)
+    run = ("lora.rank=2", *SHORT)
+    with pytest.raises(LtError, match="no structure generator at 64 pixels"):
+        diffusion_runs.run("pangu", "tiny", *run, "lora.base=runs/pangu-tiny-texture", out=here / "runs" / "wrong")
+    with pytest.raises(LtError, match="predicts v_prediction, these settings train epsilon"):
+        diffusion_runs.run(
+            "pangu", "tiny", *run, "lora.base=runs/pangu-tiny", "model.prediction=epsilon", out=here / "runs" / "wrong"
+        )
