@@ -75,7 +75,7 @@ weights: setup ## train the miniatures again that come with the package (about t
 	$(BIN)/lt train pangu --preset long-texture
 	$(BIN)/lt train pangu --preset long-pose
 	$(BIN)/lt train pangu --preset long-edge
-	$(BIN)/python -m lt.recipes.ship filip wukong pangu
+	$(BIN)/python -m lt.recipes.ship filip wukong vae pangu
 
 gpu-check: setup ## on a GPU: agreement with the CPU, samples/s and memory at the papers' sizes
 	$(BIN)/python benchmarks/gpu_check.py

@@ -33,13 +33,13 @@ from lt.recipes import registry
 from lt.recipes.diffusion.texts import LENGTH, world_tokenizer
 from lt.recipes.pangu.data import Row
 from lt.recipes.training.loop import train
-from lt.recipes.training.plan import Plan, make_plan, open_data
+from lt.recipes.training.plan import RunPlan, make_plan, open_data
 from lt.recipes.worlds import made
 
 BATCH, WARM, RATE, EMA = 32, 5, 4e-4, 0.999
 
 
-def our_plan(folder: Path, steps: int, out: Path) -> Plan:
+def our_plan(folder: Path, steps: int, out: Path) -> RunPlan:
     """`lt train pangu` over all timesteps, on the figures of `folder` and in the latent space that lies beside them."""
     settings = [f"data.train=[{folder / 'figures'}]", f"model.autoencoder={folder / 'vae'}", "model.generator=whole"]
     settings += [f"train.steps={steps + WARM}", f"train.batch={BATCH}", f"train.lr={RATE}", f"train.ema={EMA}"]

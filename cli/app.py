@@ -25,14 +25,14 @@ shards.app.command(epilog="Example: lt shards export data/scenes-train --format 
     export.export
 )
 shards.app.command(epilog="Example: lt shards page data/scenes-train")(export.page)
-app.command("train", epilog="Example: lt train filip --data data/scenes-train --set train.lr=3e-4")(train.train)
+app.add_typer(train.app, name="train")
 app.add_typer(eval.app, name="eval")
 for verb, does in (
     ("sample", "Let a trained system show what it does."),
     ("edit", "Change pictures as an instruction says."),
 ):
     app.add_typer(typer.Typer(cls=Verbs, no_args_is_help=True, help=does), name=verb)
-app.command("reproduce", epilog="Example: lt reproduce filip")(reproduce.reproduce)
+app.add_typer(reproduce.app, name="reproduce")
 app.command("doctor", epilog="Example: lt doctor")(doctor.doctor)
 
 

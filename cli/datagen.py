@@ -1,18 +1,16 @@
 """`lt datagen`: make data sets. Each command builds a pipeline and runs it; the same command again continues it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from lt.cli.output import JsonOption, note, print_json, print_table
+from lt.cli.output import JsonOption, note, print_json, print_table, progress_bars
 from lt.cli.verbs import Verbs
 
 if TYPE_CHECKING:
     from lt.datagen.engine.stage import Pipeline, Source
-    from lt.datagen.fetch import Progress, Step
+    from lt.datagen.fetch import Step
 
 app = typer.Typer(
     cls=Verbs, no_args_is_help=True, help="Make data sets: layered pictures, built-in worlds; fetch what others host."
@@ -127,40 +125,18 @@ def fetch(
 
     if name != "coco":
         raise UsageError(f"Nothing to fetch is called {name!r}.", "Known: coco.")
-    with _download_progress() as progress:
-        fetched = fetch_coco(out, split, limit, site or COCO_SITE, progress)
+    with progress_bars() as bar:
+
+        def watch(step: "Step") -> None:
+            bar(step.what, step.done, step.total, unit="B" if step.unit == "bytes" else step.unit)
+
+        fetched = fetch_coco(out, split, limit, site or COCO_SITE, watch)
     if as_json:
         print_json({"root": str(fetched.root), "pictures": fetched.pictures, "downloaded": fetched.downloaded})
         return
     state = f"{fetched.downloaded} files downloaded" if fetched.downloaded else "nothing to do"
     note(f"{fetched.pictures} pictures of {split} in {fetched.root} ({state}).")
     note(f"Next: lt datagen layers --src coco --root {fetched.root} --split {split}")
-
-
-@contextmanager
-def _download_progress() -> "Iterator[Progress]":
-    """A line per file on stderr: done, rate, time left. Silent where stderr is no terminal."""
-    from rich import progress
-    from rich.console import Console
-
-    columns = ["{task.description}", progress.BarColumn(), "{task.fields[state]}", progress.TimeRemainingColumn()]
-    console = Console(stderr=True)
-    with progress.Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        tasks: dict[str, progress.TaskID] = {}
-
-        def show(step: "Step") -> None:
-            if step.what not in tasks:
-                tasks[step.what] = bars.add_task(step.what, state="")
-            task = tasks[step.what]
-            bars.update(task, total=step.total or None, completed=step.done, state=_state(step, bars.tasks[task].speed))
-
-        yield show
-
-
-def _state(step: "Step", speed: float | None) -> str:
-    if step.unit == "files":
-        return f"{step.done:,}/{step.total:,} files" + (f" {speed:.1f}/s" if speed else "")
-    return f"{step.done / 1e6:,.1f}/{step.total / 1e6:,.1f} MB" + (f" {speed / 1e6:.1f} MB/s" if speed else "")
 
 
 def _layer_source(src: str, folder: str | None, root: Path | None, split: str, limit: int | None) -> "Source":

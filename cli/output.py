@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -36,29 +37,46 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
 
 
 @contextmanager
-def progress_bar(what: str, unit: str = "") -> "Iterator[Callable[[int, int], None]]":
-    """A bar on stderr with amount, rate and time left; silent where stderr is no terminal.
+def progress_bars(unit: str = "", brief: bool = False) -> "Iterator[Callable[..., None]]":
+    """Bars on stderr, one for everything that is named, with amount, rate and time left; silent where stderr is no terminal.
+
+    Args:
+        unit: `B` for bytes, else the name of what is counted.
+        brief: only the newest bar, and none when all is over.
 
     Yields:
-        a function of (done, total). `unit` is `B` for bytes, else the name of what is counted.
+        a function of (what, done, total), and optionally words in the place of amount and rate, or another unit.
     """
     from rich import filesize, progress
     from rich.console import Console
 
-    def amount(value: float) -> str:
-        return filesize.decimal(int(value)) if unit == "B" else f"{value:,.0f} {unit}".rstrip()
-
     console = Console(stderr=True)
-    columns = ["{task.description}", progress.BarColumn(), "{task.fields[state]}", progress.TimeRemainingColumn()]
-    with progress.Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        task = bars.add_task(what, total=None, state="")
+    columns = ["{task.description}", progress.BarColumn(24), "{task.fields[state]}"]
+    columns += [] if brief else [progress.TimeRemainingColumn()]
+    with progress.Progress(*columns, console=console, disable=not console.is_terminal, transient=brief) as bars:
+        tasks: dict[str, progress.TaskID] = {}
 
-        def show(done: int, total: int) -> None:
-            speed = bars.tasks[task].speed
+        def show(what: str, done: int, total: int, words: str = "", unit: str = unit) -> None:
+            def amount(value: float) -> str:
+                return filesize.decimal(int(value)) if unit == "B" else f"{value:,.0f} {unit}".rstrip()
+
+            if what not in tasks:
+                for old in tasks.values() if brief else ():
+                    bars.update(old, visible=False)
+                tasks[what] = bars.add_task(what, state="")
+            speed = bars.tasks[tasks[what]].speed
             rate = f", {amount(speed)}/s" if speed else ""
-            bars.update(task, completed=done, total=total, state=f"{amount(done)} of {amount(total)}{rate}")
+            state = words or f"{amount(done)} of {amount(total)}{rate}"
+            bars.update(tasks[what], completed=done, total=total or None, state=state)
 
         yield show
+
+
+@contextmanager
+def progress_bar(what: str, unit: str = "") -> "Iterator[Callable[[int, int], None]]":
+    """One bar, see `progress_bars`. Yields a function of (done, total)."""
+    with progress_bars(unit) as show:
+        yield partial(show, what)
 
 
 def note(message: str) -> None:

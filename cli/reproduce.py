@@ -1,22 +1,24 @@
 """`lt reproduce`: re-test a paper's claims in miniature, and say which are confirmed."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lt.cli.output import JsonOption, note, print_json, print_table
+from lt.cli.output import JsonOption, note, print_json, print_table, progress_bars
+from lt.cli.verbs import Systems, show
 
 if TYPE_CHECKING:
+    from lt.recipes.config import Section
     from lt.recipes.reproduce import Result
+    from lt.recipes.system import System
     from lt.recipes.training.loop import Progress
 
 
 def reproduce(
-    name: str = typer.Argument(help="The system: filip | wukong | pangu"),
+    name: str,
     seeds: int = typer.Option(3, "--seeds", min=1, help="Independent runs of every variant."),
     steps: int = typer.Option(
         None, "--steps", min=1, help="Fewer steps: tests the machinery, not the claims.", show_default="the study's"
@@ -29,23 +31,21 @@ def reproduce(
         help="Runs at once, of one thread each.",
         show_default="one a core; 1 with an accelerator",
     ),
-    ledger: list[str] = typer.Option(
-        None, "--ledger", help="With pangu: only estimate the efficiency table for the pictures of these shards."
-    ),
     as_json: bool = JsonOption,
 ) -> None:
-    """Re-test a paper's claims in miniature: train what it compares at equal budget over several seeds, and judge."""
-    if ledger:
-        _print_ledger(name, ledger, as_json)
-        return
+    """Train, measure, judge and print."""
     from lt.recipes.claims import find_study
-    from lt.recipes.reproduce import reproduce as run
+    from lt.recipes.reproduce import reproduce as run_study
     from lt.recipes.reproduce import usual_jobs
 
     study = find_study(name)
     folder = out or Path("runs") / (f"reproduce-{name}" + (f"-{steps}-steps" if steps else ""))
-    with _progress() as watch:
-        result = run(study, folder, seeds, steps, note, watch, jobs or usual_jobs())
+    with progress_bars(brief=True) as bar:
+
+        def watch(run: str, now: "Progress") -> None:
+            bar(run, now.step, now.steps, _how_far(now))
+
+        result = run_study(study, folder, seeds, steps, note, watch, jobs or usual_jobs())
     if as_json:
         print_json(asdict(result))
     else:
@@ -53,18 +53,36 @@ def reproduce(
     note(f"{folder / 'claims.json'}: {result.seconds / 60:,.1f} minutes of training and measuring in all.")
 
 
-def _print_ledger(name: str, where: list[str], as_json: bool) -> None:
-    from lt.datagen.shards import UsageError
+class Reproducing(Systems):
+    """`lt reproduce NAME`."""
 
-    if name != "pangu":
-        raise UsageError(f"{name} has no efficiency table.", "Say: lt reproduce pangu --ledger DATA")
-    from lt.recipes.pangu.ledger import estimated, sizes_of
+    function = staticmethod(reproduce)
+    part = "study"
+    example = "lt reproduce {}"
 
-    table = estimated(sizes_of(where))
-    if as_json:
-        print_json(asdict(table))
-    else:
-        print_table(table.headings, table.rows, table.title)
+    def does(self, name: str, system: "System") -> "tuple[Callable[..., None], type[Section]]":
+        from lt.recipes.config import Section
+        from lt.recipes.system import resolved
+
+        def do(own: "Section", as_json: bool, **values: Any) -> None:
+            if system.instead and (found := resolved(system.instead.run)(own, note)):
+                show(found, as_json)
+            else:
+                reproduce(name, as_json=as_json, **values)
+
+        return do, system.instead.options if system.instead else Section
+
+
+app = typer.Typer(
+    cls=Reproducing,
+    no_args_is_help=True,
+    epilog="Example: lt reproduce filip",
+    help="Re-test a paper's claims in miniature: train what it compares at equal budget over several seeds, and judge.",
+)
+
+
+def _how_far(now: "Progress") -> str:
+    return f"{now.step:,}/{now.steps:,} · loss {now.loss:.4g} · {now.seconds_left:,.0f} s left in this run"
 
 
 def _print(result: "Result") -> None:
@@ -83,21 +101,3 @@ def _print(result: "Result") -> None:
         print_table(table.headings, table.rows, table.title)
     if not result.full:
         print("A shortened run: these verdicts test the machinery, not the claims.")
-
-
-@contextmanager
-def _progress() -> "Iterator[Callable[[str, Progress], None]]":
-    """One line on stderr for the run in motion. Silent where stderr is no terminal."""
-    from rich import progress
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    columns = ["{task.description}", progress.BarColumn(24), progress.MofNCompleteColumn(), "{task.fields[state]}"]
-    with progress.Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
-        task = bars.add_task("", total=None, state="")
-
-        def watch(run: str, now: "Progress") -> None:
-            state = f"loss {now.loss:.4g} · {now.seconds_left:,.0f} s left in this run"
-            bars.update(task, description=run, completed=now.step, total=now.steps, state=state)
-
-        yield watch

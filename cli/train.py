@@ -1,28 +1,29 @@
 """`lt train`: train a system on shards; the same command again continues, and says when there is nothing to do."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from lt.cli.output import JsonOption, note, print_json
+from lt.cli.output import JsonOption, note, print_json, progress_bars
+from lt.cli.verbs import Systems
 
 if TYPE_CHECKING:
+    from lt.recipes.config import Section
+    from lt.recipes.system import System, TrainOptions
     from lt.recipes.training.loop import Outcome, Progress
-    from lt.recipes.training.plan import Plan
+    from lt.recipes.training.plan import RunPlan
 
 
 def train(
-    name: str = typer.Argument("", help="The system; without one, the names of all.", show_default=False),
+    name: str,
+    own: "TrainOptions",
     data: list[str] = typer.Option(
         [], "--data", help="Shards: folder, tar, pattern or URL; may be repeated.", show_default="the built-in world"
     ),
     preset: str = typer.Option(None, "--preset", help="tiny | paper | another card.", show_default="as fits"),
-    control: str = typer.Option(
-        None, "--control", help="Train a control branch: short for --preset tiny-CONTROL.", show_default=False
-    ),
     card: Path = typer.Option(None, "--card", help="A card of your own, in YAML.", show_default=False),
     settings: list[str] = typer.Option([], "--set", help="A setting, as train.lr=3e-4; see --show."),
     steps: int = typer.Option(None, "--steps", min=1, help="Short for --set train.steps=N.", show_default=False),
@@ -36,15 +37,14 @@ def train(
     ),
     as_json: bool = JsonOption,
 ) -> None:
-    """Train a system. On a laptop, with nothing else said: its tiny preset on a built-in world."""
+    """Train `name`, whose own options are `own`."""
     from lt.recipes import registry
     from lt.recipes.training.parallel import leave_ranks
     from lt.recipes.training.plan import completing, make_plan, missing_first
 
     given = {"data.train": f"[{','.join(data)}]" if data else None, "train.steps": steps, "train.seed": seed}
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None] + settings
-    preset = f"{preset or 'tiny'}-{control}" if control else preset
-    plan = make_plan(registry.find(name), preset, card, overrides, out)
+    plan = make_plan(registry.find(name), own.preset(preset), card, overrides, out)
     if show:
         _show(plan, as_json)
     elif dry_run:
@@ -62,7 +62,26 @@ def train(
         leave_ranks()
 
 
-def _show(plan: "Plan", as_json: bool) -> None:
+class Training(Systems):
+    """`lt train NAME`."""
+
+    function = staticmethod(train)
+    part = "recipe"
+    example = "lt train {} --set train.lr=3e-4"
+
+    def does(self, name: str, system: "System") -> "tuple[Callable[..., None], type[Section]]":
+        return lambda own, **values: train(name, own, **values), system.train
+
+
+app = typer.Typer(
+    cls=Training,
+    no_args_is_help=True,
+    epilog="Example: lt train filip --data data/scenes-train --set train.lr=3e-4",
+    help="Train a system. On a laptop, with nothing else said: its tiny preset on a built-in world.",
+)
+
+
+def _show(plan: "RunPlan", as_json: bool) -> None:
     from lt.recipes.config import show
 
     rows = show(plan.resolved)
@@ -75,7 +94,7 @@ def _show(plan: "Plan", as_json: bool) -> None:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]))
 
 
-def _dry_run(plan: "Plan", as_json: bool) -> None:
+def _dry_run(plan: "RunPlan", as_json: bool) -> None:
     from dataclasses import asdict
 
     from lt.recipes.training.loop import dry_run
@@ -85,19 +104,19 @@ def _dry_run(plan: "Plan", as_json: bool) -> None:
         print_json({**asdict(estimate), "memory": estimate.memory})
 
 
-def _export(plan: "Plan", folder: Path) -> None:
+def _export(plan: "RunPlan", folder: Path) -> None:
     from lt.recipes.training import checkpoints
 
     checkpoints.export(plan.out, folder)
     note(f"{plan.out} is written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}.")
 
 
-def _train(plan: "Plan", resume: bool, as_json: bool) -> None:
+def _train(plan: "RunPlan", resume: bool, as_json: bool) -> None:
     from lt.recipes.training.loop import train
     from lt.recipes.training.parallel import leave_ranks
 
-    with _progress_bar() as watch:
-        outcome = train(plan, note, watch, resume)
+    with progress_bars(brief=True) as show:
+        outcome = train(plan, note, lambda now: show("training", now.step, now.steps, _how_far(now)), resume)
     if outcome.main:
         note(_ending(outcome))
         if as_json:
@@ -105,6 +124,11 @@ def _train(plan: "Plan", resume: bool, as_json: bool) -> None:
     if outcome.status == "stopped":
         leave_ranks(1)
         raise typer.Exit(1)
+
+
+def _how_far(now: "Progress") -> str:
+    left = timedelta(seconds=round(now.seconds_left))
+    return f"{now.step:,}/{now.steps:,} · loss {now.loss:.4g} · {now.samples_per_second:,.1f} samples/s · {left} left"
 
 
 def _ending(outcome: "Outcome") -> str:
@@ -117,24 +141,3 @@ def _ending(outcome: "Outcome") -> str:
             "The same command continues."
         )
     return f"Done: {outcome.steps:,} steps, {outcome.seconds:,.0f} s; {outcome.checkpoint} ({metrics})."
-
-
-@contextmanager
-def _progress_bar() -> "Iterator[Callable[[Progress], None]]":
-    """A line on stderr: steps, loss, rate, time left. Silent where stderr is no terminal."""
-    from datetime import timedelta
-
-    from rich import progress
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    columns = ["{task.description}", progress.BarColumn(24), progress.MofNCompleteColumn(), "{task.fields[state]}"]
-    with progress.Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
-        task = bars.add_task("training", total=None, state="")
-
-        def watch(now: "Progress") -> None:
-            left = timedelta(seconds=round(now.seconds_left))
-            state = f"loss {now.loss:.4g} · {now.samples_per_second:,.1f} samples/s · {left} left"
-            bars.update(task, completed=now.step, total=now.steps, state=state)
-
-        yield watch

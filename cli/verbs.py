@@ -5,7 +5,7 @@ with choices where it is a Literal, with the limits that it has.
 """
 
 from collections.abc import Callable, Iterable
-from inspect import Parameter, Signature
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -16,7 +16,7 @@ from lt.cli.output import JsonOption, note, print_json, print_table
 
 if TYPE_CHECKING:
     from lt.recipes.config import Section
-    from lt.recipes.system import Answer, Job, Verb
+    from lt.recipes.system import Answer, Job, System, Verb
 
 
 class Verbs(TyperGroup):
@@ -51,6 +51,50 @@ class Verbs(TyperGroup):
             add_command(app, name, _doing(verb), _parameters_of(verb), verb.about, verb.example)
 
 
+class Systems(Verbs):
+    """The systems under a verb that treats all alike: each takes the verb's own options and those that the system adds.
+
+    Attributes:
+        part: what a system must have.
+        function: whose options are the verb's own.
+        example: with {} for the system's name.
+    """
+
+    part: str
+    function: staticmethod
+    example: str
+
+    def does(self, name: str, system: "System") -> "tuple[Callable[..., None], type[Section]]":
+        """What is called, with the values of the verb's options and a section `own`; and the section."""
+        raise NotImplementedError
+
+    def add_to(self, app: typer.Typer) -> None:
+        from lt.recipes.registry import systems_with
+
+        for name, system in systems_with(self.part).items():
+            run, section = self.does(name, system)
+            own = {parameter.name: parameter for parameter in parameters(section)}
+
+            def do(run: Any = run, section: Any = section, own: Any = own, **values: Any) -> None:
+                run(checked(section, {field: values.pop(field) for field in own}), **values)
+
+            add_command(
+                app, name, do, [*own.values(), *options_of(self.function)], system.about, self.example.format(name)
+            )
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if (found := super().get_command(ctx, cmd_name)) is None:
+            from lt.recipes.registry import unknown
+
+            raise unknown(cmd_name, self.name or "", self.commands)
+        return found
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Options may stand before the name too."""
+        place = next((place for place, word in enumerate(args) if word in self.list_commands(ctx)), 0)
+        return super().parse_args(ctx, [*args[place : place + 1], *args[:place], *args[place + 1 :]])
+
+
 def add_command(
     app: typer.Typer, name: str, run: Callable[..., None], parameters: Iterable[Parameter], about: str, example: str
 ) -> None:
@@ -59,9 +103,9 @@ def add_command(
     def command(**values: Any) -> None:
         run(**values)
 
-    signature = Signature(list(parameters))
-    command.__signature__ = signature  # type: ignore[attr-defined]
-    command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    made = Signature(list(parameters))
+    command.__signature__ = made  # type: ignore[attr-defined]
+    command.__annotations__ = {name: parameter.annotation for name, parameter in made.parameters.items()}
     app.command(name, help=about, epilog=f"Example: {example}")(command)
 
 
@@ -83,6 +127,12 @@ def _parameter(name: str, info: Any) -> Parameter:
 
 
 _LIMITS = {"min": "ge", "max": "le"}
+
+
+def options_of(function: Callable[..., None]) -> list[Parameter]:
+    """The parameters of a function that are written as typer's options."""
+    found = [one for one in signature(function).parameters.values() if one.default is not Parameter.empty]
+    return [one.replace(kind=Parameter.KEYWORD_ONLY) for one in found]
 
 
 def _keyword(name: str, default: Any, kind: Any) -> Parameter:

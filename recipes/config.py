@@ -5,7 +5,8 @@
 
     settings = resolve(FilipSettings, card, ["train.lr=3e-4"]).settings
 
-A card holds only what differs from the defaults and begins with three comment lines: command, expected time, expected result.
+A card holds only what differs from the defaults, or from the card that it is `like`, and begins with three comment lines:
+command, expected time, expected result; `ships as` says under which name the run comes with lt.
 """
 
 import difflib
@@ -184,7 +185,11 @@ class Resolved(Generic[Kind]):
 
 
 def read_card(path: Path) -> Card:
-    """Read a YAML card. Raises LtError if it cannot be read or is not a mapping."""
+    """Read a YAML card, on top of the one beside it that it is `like`.
+
+    Raises:
+        LtError: it cannot be read or is not a mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         values = yaml.safe_load(text) or {}
@@ -194,7 +199,14 @@ def read_card(path: Path) -> Card:
         raise LtError(f"The card {path} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
         raise LtError(f"The card {path} holds a {type(values).__name__}, want a mapping of settings.")
+    if other := values.pop("like", None):
+        values = _merged(read_card(path.with_name(f"{other}.yaml")).values, values)
     return Card(path.stem, text, values)
+
+
+def _merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = {key: _merged(values[key], over[key]) for key in over if isinstance(values.get(key), dict)}
+    return {**values, **over, **both}
 
 
 def resolve(kind: type[Kind], card: Card | None = None, overrides: Sequence[str] = ()) -> Resolved[Kind]:

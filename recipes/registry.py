@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lt.datagen.shards.errors import UsageError
-from lt.recipes.config import Settings, nearest
+from lt.recipes.config import Card, Settings, nearest, read_card
 from lt.recipes.system import Note, System, Verb, resolved
 
 if TYPE_CHECKING:
@@ -52,11 +52,35 @@ def as_they_are(settings: Any, train: Sequence[str], validation: str, note: Note
 
 @dataclass(frozen=True)
 class Need:
-    """A run that another one builds on: its system and card, and the folder in which it is looked for."""
+    """A run that belongs to another one: its system, card and settings on top of it, and the folder in which it is looked for."""
 
     system: str
     preset: str
     out: Path
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """What trains it, as its card says."""
+        return self.card.header["command"]
+
+    @property
+    def card(self) -> Card:
+        return read_card(find(self.system).folder / f"{self.preset}.yaml")
+
+
+def usual_run(system: str, preset: str) -> Need:
+    """What `lt train SYSTEM --preset PRESET` makes, in the folder where it does."""
+    return Need(system, preset, Path("runs") / f"{system}-{preset}")
+
+
+def run_named(where: str | Path) -> Need | None:
+    """The run that has this folder when nothing else is said; None where no card of any system makes it."""
+    for system in systems_with("recipe"):
+        preset = Path(where).name.removeprefix(f"{system}-")
+        if usual_run(system, preset).out == Path(where) and preset in find(system).presets:
+            return usual_run(system, preset)
+    return None
 
 
 @dataclass(frozen=True)
@@ -72,10 +96,8 @@ class Recipe:
     folder: Path
     prepare: Callable[[Any, Sequence[str], str, Note], Shards] = as_they_are
     """Turn the shards, the user's or the world's, into those that the loop reads: caches of what frozen encoders say of them."""
-    needs: Callable[[Any], Sequence[Need]] = lambda settings: ()
-    """Runs that a run with these settings builds on (an autoencoder, the generator of a branch), in the order to train them."""
-    completes: Callable[[Any], Sequence[Need]] = lambda settings: ()
-    """Runs that make the system whole once this one is trained, in the order to train them."""
+    completes: Callable[[Any], Sequence[str]] = lambda settings: ()
+    """Presets whose runs make the system whole once this one is trained, in the order to train them."""
     outline: Callable[[Any], "Objective | None"] = lambda settings: None
     """What `--dry-run` counts where pretrained weights that the settings name are not there: the trained modules by their shapes
     alone, on the meta device. None where all is there, and the run itself can be measured."""

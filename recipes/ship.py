@@ -2,7 +2,8 @@
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,20 @@ from torch import Tensor
 
 from lt.datagen.shards import LtError
 from lt.datagen.shards.storage import digest_of_file, write_json
-from lt.recipes.registry import find
-from lt.recipes.shipped import RUNS, SCHEME, weights_folder
+from lt.recipes.registry import Need, find, systems_with, usual_run
+from lt.recipes.shipped import SCHEME, weights_folder
 from lt.recipes.training import checkpoints
 from lt.recipes.training.objective import Objective
+from lt.recipes.training.plan import built_on, make_plan
 
 LIMIT = 8_000_000
 """Bytes of one system's shipped weights."""
-TRAINED_AS = {
-    "vae-tiny": "vae-long",
-    "pangu-tiny": "pangu-longer",
-    "pangu-tiny-texture": "pangu-long-texture",
-    "pangu-tiny-pose": "pangu-long-pose",
-    "pangu-tiny-edge": "pangu-long-edge",
-}
-"""Under which name in `runs/` a shipped run was trained, where that is another one: by longer cards than the default ones."""
+
+
+def shipping() -> dict[str, Need]:
+    """The runs that ship, by the name under which they do, as their cards say."""
+    runs = [usual_run(system, preset) for system in systems_with("recipe") for preset in find(system).presets]
+    return {name: run for run in runs if (name := run.card.header.get("ships as"))}
 
 
 def ship(run: Path, target: Path) -> Path:
@@ -63,17 +63,26 @@ def _write(target: Path, record: checkpoints.Record, weights: Mapping[str, Tenso
 
 
 def _as_shipped(value: Any) -> Any:
-    shipped = [name for names in RUNS.values() for name in names]
-    known = {f"runs/{where}": SCHEME + name for name in shipped for where in (name, TRAINED_AS.get(name, name))}
+    known = {str(run.out): SCHEME + name for name, run in shipping().items()}
     return known.get(value, value) if isinstance(value, str) else value
+
+
+def in_order(runs: Mapping[str, Need]) -> Iterable[str]:
+    """Names of runs, each after those that it builds on."""
+    needs = {
+        name: {need.out for need in built_on(make_plan(find(run.system), run.preset))} for name, run in runs.items()
+    }
+    graph = {name: [other for other, run in runs.items() if run.out in needs[name]] for name in runs}
+    return TopologicalSorter(graph).static_order()
 
 
 def main(systems: list[str]) -> None:
     """Ship the runs of some systems from `runs/`. Raises LtError if they are too large."""
     for system in systems:
         folder = weights_folder(system)
-        for name in RUNS[system]:
-            ship(Path("runs") / TRAINED_AS.get(name, name), folder / name)
+        own = {name: run for name, run in shipping().items() if run.system == system}
+        for name in in_order(own):
+            ship(own[name].out, folder / name)
         size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
         print(f"{system}: {size:,} bytes of weights in {folder}")
         if size > LIMIT:

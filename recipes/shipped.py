@@ -8,23 +8,23 @@ recipes/filip/weights/filip-tiny/
 `lt:filip-tiny` names such a folder wherever a run may be named. `make weights` makes them again (ship.py).
 """
 
+import importlib
 from pathlib import Path
 
 from lt.datagen.shards.errors import LtError
+from lt.recipes.registry import SYSTEMS
 
 SCHEME = "lt:"
-RUNS: dict[str, tuple[str, ...]] = {
-    "filip": ("filip-tiny",),
-    "wukong": ("wukong-tiny",),
-    "pangu": ("vae-tiny", "pangu-tiny", "pangu-tiny-texture", "pangu-tiny-pose", "pangu-tiny-edge"),
-}
-"""The runs that each system ships, in the order in which one builds on another."""
-_RECIPES = Path(__file__).parent
 
 
 def weights_folder(system: str) -> Path:
-    """Where a system's shipped runs lie."""
-    return _RECIPES / system / "weights"
+    """Where a system's shipped runs lie: beside its cards."""
+    return Path(str(importlib.import_module(SYSTEMS[system]).__file__)).parent / "weights"
+
+
+def shipped_runs(system: str) -> list[Path]:
+    """The folders of a system's shipped runs."""
+    return sorted(path for path in weights_folder(system).glob("*") if path.is_dir())
 
 
 def located(where: str | Path) -> Path:
@@ -44,8 +44,7 @@ def located(where: str | Path) -> Path:
 
 def present() -> dict[str, Path]:
     """The runs that come with the package, `lt:...` to their folders."""
-    folders = [weights_folder(system) / run for system, runs in RUNS.items() for run in runs]
-    return {SCHEME + folder.name: folder for folder in folders if folder.is_dir()}
+    return {SCHEME + folder.name: folder for system in SYSTEMS for folder in shipped_runs(system)}
 
 
 def or_shipped(run: str | Path) -> str:

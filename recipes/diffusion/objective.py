@@ -44,7 +44,7 @@ from lt.recipes.diffusion.texts import (
     world_tokenizer,
 )
 from lt.recipes.diffusion.unets import is_pipeline, load_unet, unet_digest
-from lt.recipes.registry import Need
+from lt.recipes.registry import run_named
 from lt.recipes.training import checkpoints
 from lt.recipes.training.objective import Batch, Metrics, Objective, Report
 
@@ -351,13 +351,6 @@ class Outline(Objective):
 def outline(settings: DiffusionSettings) -> Outline | None:
     """See `Recipe.outline`: where the autoencoder or a frozen text encoder is no folder, and no run makes it."""
     model = settings.model
-    if settings.lora.rank or needs(settings):
+    if settings.lora.rank or run_named(model.autoencoder):
         return None
     return None if all(Path(one).is_dir() for one in (model.autoencoder, *model.text)) else Outline(model)
-
-
-def needs(settings: DiffusionSettings) -> list[Need]:
-    """The small autoencoder, where the settings name it."""
-    known = {f"runs/vae-{preset}": preset for preset in ("tiny", "long")}
-    where = settings.model.autoencoder
-    return [Need("vae", known[where], Path(where))] if where in known else []

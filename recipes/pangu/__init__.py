@@ -1,12 +1,19 @@
 """PanGu-Draw: two generators that share the time line, control branches, Coop-Diffusion."""
 
-from lt.recipes.pangu.options import PanguOptions
+from lt.recipes.pangu.options import LedgerOptions, PanguOptions, PanguTrainOptions
 from lt.recipes.system import System, Verb
 
 SYSTEM = System(
     about="Text to image with two generators that share the time line (arXiv 2312.16486), and its control branches.",
     recipe="lt.recipes.pangu.objective:RECIPE",
+    train=PanguTrainOptions,
     study="lt.recipes.pangu.claims:STUDY",
+    instead=Verb(
+        LedgerOptions,
+        "lt.recipes.pangu.ledger:answer",
+        "lt reproduce pangu --ledger data/scenes-train",
+        "Estimate the efficiency table for any pictures.",
+    ),
     sample=Verb(
         PanguOptions,
         "lt.recipes.pangu.sample:sample",

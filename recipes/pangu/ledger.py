@@ -7,20 +7,31 @@ second in bf16, two a multiply-add) of which 40 % are used.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
 from lt.datagen.shards import LtError, Sample, open_shards
 from lt.models.nn.unet import PANGU, multiply_adds
 from lt.models.pangu import SCHEMES, LedgerRow, TrainingStage, device_hours, images_used, ledger
-from lt.recipes.claims import Measures, Table
+from lt.recipes.claims import Measures
 from lt.recipes.diffusion.pictures import Size
+from lt.recipes.pangu.options import LedgerOptions
+from lt.recipes.system import Answer, Note, Table
 from lt.recipes.training.logging import read_log
 
 RATE = 0.4 * 312e12 / 2
 """Multiply-adds a second."""
 _FACTOR = 8  # pixels a latent, of the paper's autoencoder
 _BASELINE = "resolution-boost"
+
+
+def answer(options: LedgerOptions, note: Note) -> Answer | None:
+    """`lt reproduce pangu --ledger SHARDS`; None where no shards are named."""
+    if not options.ledger:
+        return None
+    table = estimated(sizes_of(options.ledger))
+    return Answer(asdict(table), tables=[table])
 
 
 def sizes_of(where: Sequence[str]) -> list[Size]:

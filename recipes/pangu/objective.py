@@ -24,10 +24,7 @@ from lt.recipes.diffusion.objective import STEPS, DiffusionObjective, Outline
 from lt.recipes.pangu import data
 from lt.recipes.pangu.data import Row
 from lt.recipes.pangu.settings import PanguSettings
-from lt.recipes.registry import Need, Recipe
-
-_BUILT_ON = ("tiny", "tiny-texture", "tiny-whole", "long", "long-texture", "longer")
-"""Presets of generators whose runs branches steer or other generators start from."""
+from lt.recipes.registry import Recipe
 
 
 class PanguObjective(DiffusionObjective):
@@ -115,21 +112,11 @@ def outline(settings: PanguSettings) -> Outline | None:
     return None if settings.model.control else objective.outline(settings)
 
 
-def needs(settings: PanguSettings) -> list[Need]:
-    """The tiny autoencoder, and the tiny generator that is steered or started from, where the settings name these."""
-    known = {f"runs/pangu-{preset}": preset for preset in _BUILT_ON}
-    named = (settings.model.base, settings.lora.base, settings.train.init)
-    return [
-        *objective.needs(settings),
-        *(Need("pangu", known[where], Path(where)) for where in named if where in known),
-    ]
-
-
-def completes(settings: PanguSettings) -> list[Need]:
+def completes(settings: PanguSettings) -> list[str]:
     """After the structure generator: the texture generator, and the branches for the controls that figures hold."""
     if settings.model.generator != "structure" or settings.model.control:
         return []
-    return [Need("pangu", f"tiny-{part}", Path(f"runs/pangu-tiny-{part}")) for part in ("texture", *STORED)]
+    return [f"tiny-{part}" for part in ("texture", *STORED)]
 
 
 RECIPE = Recipe(
@@ -139,7 +126,6 @@ RECIPE = Recipe(
     world=data.world,
     folder=Path(__file__).parent,
     prepare=data.prepare,
-    needs=needs,
     completes=completes,
     outline=outline,
 )

@@ -1,7 +1,25 @@
-"""The options of `lt sample pangu`."""
+"""What pangu adds to the options of `lt train` and `lt reproduce`, and those of `lt sample pangu`."""
 
+from lt.recipes.config import Section
 from lt.recipes.draw.options import ControlOptions, DrawOptions
-from lt.recipes.system import option
+from lt.recipes.system import TrainOptions, option
+
+
+class PanguTrainOptions(TrainOptions):
+    """What to train."""
+
+    control: str | None = option(None, shown=False)
+    """Train a control branch: short for --preset tiny-CONTROL."""
+
+    def preset(self, named: str | None) -> str | None:
+        return f"{named or 'tiny'}-{self.control}" if self.control else named
+
+
+class LedgerOptions(Section):
+    """The efficiency table alone."""
+
+    ledger: tuple[str, ...] = option((), shown=False)
+    """Only estimate the efficiency table for the pictures of these shards."""
 
 
 class PanguOptions(ControlOptions, DrawOptions):

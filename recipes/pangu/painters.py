@@ -20,6 +20,7 @@ from lt.models.pangu import TimeDecoupled
 from lt.recipes.diffusion.unets import is_pipeline
 from lt.recipes.draw.painters import GUIDANCE, Conditions, Painter, PainterFiles, locate_pipeline
 from lt.recipes.pangu.objective import PanguObjective, restore
+from lt.recipes.registry import run_named
 from lt.recipes.shipped import located, present
 from lt.recipes.training import checkpoints
 from lt.recipes.training.checkpoints import Record
@@ -62,11 +63,8 @@ def locate_runs(where: Sequence[str]) -> RunFiles:
 
 
 def _how_to_train(name: str) -> str:
-    if name == "pangu-tiny":
-        return "Train it first: lt train pangu"
-    if name.startswith("pangu-tiny-"):
-        return f"Train it first: lt train pangu --preset {name.removeprefix('pangu-')}"
-    return "Name a run of `lt train pangu`, or a diffusers folder."
+    need = run_named(f"runs/{name}")
+    return f"Train it first: {need.command}" if need else "Name a run of `lt train pangu`, or a diffusers folder."
 
 
 def _painter(files: RunFiles) -> Painter:

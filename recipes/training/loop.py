@@ -30,7 +30,7 @@ from lt.recipes.training.logging import RunLog
 from lt.recipes.training.objective import Batch, Objective, Report, Turn
 from lt.recipes.training.order import share
 from lt.recipes.training.parallel import Parts, make_accelerator
-from lt.recipes.training.plan import Plan, check_enough
+from lt.recipes.training.plan import RunPlan, check_enough
 from lt.recipes.training.players import alone
 from lt.recipes.training.run import Run, seed_all
 
@@ -64,7 +64,7 @@ class Outcome:
 
 
 def train(
-    plan: Plan, note: Note = print, watch: Callable[[Progress], None] = lambda _: None, resume: bool = False
+    plan: RunPlan, note: Note = print, watch: Callable[[Progress], None] = lambda _: None, resume: bool = False
 ) -> Outcome:
     """Train as planned, from the newest checkpoint in `plan.out` or from the start, until done or asked to stop.
 
@@ -89,7 +89,7 @@ def train(
         return Loop(run, watch if run.main else lambda _: None).go()
 
 
-def dry_run(plan: Plan, note: Note = print) -> Estimate:
+def dry_run(plan: RunPlan, note: Note = print) -> Estimate:
     """Say what the run would take: parameters, memory, time. Writes nothing (but a built-in world that is missing).
 
     Where pretrained weights are missing, and the system knows its shapes without them, it counts and measures nothing.
@@ -101,7 +101,7 @@ def dry_run(plan: Plan, note: Note = print) -> Estimate:
     return run.estimate()
 
 
-def _count(plan: Plan, outline: Objective, note: Note) -> Estimate:
+def _count(plan: RunPlan, outline: Objective, note: Note) -> Estimate:
     train, accelerator = plan.settings.train, make_accelerator(plan.settings.train)
     note(
         f"{plan.recipe.name}: preset {plan.preset} ({plan.why}); counted by its shapes, for pretrained weights are missing"

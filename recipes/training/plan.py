@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from lt.datagen.shards.errors import LtError, UsageError
-from lt.recipes.config import Resolved, Settings, flat, nearest, read_card, resolve
-from lt.recipes.registry import Need, Note, Recipe, find
+from lt.recipes.config import Resolved, Settings, fields_of, flat, nearest, read_card, resolve
+from lt.recipes.registry import Need, Recipe, find, run_named, usual_run
+from lt.recipes.system import Note
 from lt.recipes.training import checkpoints
 from lt.recipes.training.shards import ShardSet
 
@@ -19,7 +20,7 @@ _SHARED = ("data.", "world.", "log.")
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """One run of one system. `why` says how the preset came to be chosen."""
 
     recipe: Recipe
@@ -52,7 +53,7 @@ def make_plan(
     card: Path | None = None,
     overrides: Sequence[str] = (),
     out: Path | None = None,
-) -> Plan:
+) -> RunPlan:
     """Choose preset and settings. Without a word from the user: `tiny`; `paper` where there are an accelerator and own data.
 
     Raises:
@@ -70,7 +71,7 @@ def make_plan(
             raise UsageError(f"{recipe.name} has no preset {name!r}.", nearest(name, recipe.presets))
         chosen = read_card(recipe.folder / f"{name}.yaml")
     resolved = resolve(recipe.settings, chosen, overrides)
-    return Plan(recipe, chosen.name, why, resolved, out or Path("runs") / f"{recipe.name}-{chosen.name}")
+    return RunPlan(recipe, chosen.name, why, resolved, out or usual_run(recipe.name, chosen.name).out)
 
 
 def _default_preset(recipe: Recipe, names_data: bool) -> tuple[str, str]:
@@ -81,36 +82,48 @@ def _default_preset(recipe: Recipe, names_data: bool) -> tuple[str, str]:
     return "tiny", "no data named"
 
 
-def missing_first(plan: Plan) -> list[Plan]:
+def missing_first(plan: RunPlan) -> list[RunPlan]:
     """The runs that this one builds on and that are not finished, in the order to train them, on the same data."""
-    found: dict[Path, Plan] = {}
-    for need in plan.recipe.needs(plan.settings):
+    found: dict[Path, RunPlan] = {}
+    for need in built_on(plan):
         if not is_finished(need.out):
-            first = _planned(need, plan)
+            first = _planned(need)
             found |= {one.out: one for one in [*missing_first(first), first]}
     return list(found.values())
 
 
-def completing(plan: Plan) -> list[Plan]:
+def built_on(plan: RunPlan) -> list[Need]:
+    """The runs that the settings name as an autoencoder, the generator of a branch, what to start from ..."""
+    named = [value for value in flat(plan.settings).values() if isinstance(value, str)]
+    needs = [need for need in map(run_named, named) if need and need.out != plan.out]
+    return [replace(need, overrides=_handed_down(plan, need.system)) for need in needs]
+
+
+def completing(plan: RunPlan) -> list[RunPlan]:
     """The runs that make a system whole (the other generator, control branches), in the order to train them, on the same data.
 
     None where the user chose more than data and log: who changes this run's training or folder wants this run.
     """
     chosen = [key for key in _named(plan) if not key.startswith(_SHARED)]
-    if chosen or plan.out != Path("runs") / f"{plan.recipe.name}-tiny":
+    if chosen or plan.out != usual_run(plan.recipe.name, "tiny").out:
         return []
-    return [_planned(need, plan) for need in plan.recipe.completes(plan.settings)]
+    own = plan.recipe.name
+    needs = [usual_run(own, preset) for preset in plan.recipe.completes(plan.settings)]
+    return [_planned(replace(need, overrides=_handed_down(plan, own))) for need in needs]
 
 
-def _named(plan: Plan) -> list[str]:
+def _named(plan: RunPlan) -> list[str]:
     return [key for key, who in plan.resolved.origin.items() if who == "--set"]
 
 
-def _planned(need: Need, plan: Plan) -> Plan:
-    """The plan of another run, on the data that was named for this one."""
-    values = flat(plan.settings)
-    overrides = [f"{key}={json.dumps(values[key])}" for key in _named(plan) if key.startswith(_SHARED)]
-    return make_plan(find(need.system), need.preset, None, overrides, need.out)
+def _handed_down(plan: RunPlan, system: str) -> tuple[str, ...]:
+    """What was said of data and log, as far as another system has such settings."""
+    values, known = flat(plan.settings), fields_of(find(system).settings)
+    return tuple(f"{key}={json.dumps(values[key])}" for key in _named(plan) if key.startswith(_SHARED) and key in known)
+
+
+def _planned(need: Need) -> RunPlan:
+    return make_plan(find(need.system), need.preset, None, need.overrides, need.out)
 
 
 def is_finished(out: Path) -> bool:
@@ -122,7 +135,7 @@ def is_finished(out: Path) -> bool:
     return record.step >= record.settings["train.steps"]
 
 
-def open_data(plan: Plan, note: Note) -> Data:
+def open_data(plan: RunPlan, note: Note) -> Data:
     """Open the shards that the settings name, or make the system's built-in world."""
     named, validation = plan.settings.data.train, plan.settings.data.validation
     if not named:
@@ -135,7 +148,7 @@ def open_data(plan: Plan, note: Note) -> Data:
     return Data(train, ShardSet.of([validation], cache) if validation else None, where)
 
 
-def with_length(plan: Plan, samples: int) -> Plan:
+def with_length(plan: RunPlan, samples: int) -> RunPlan:
     """The plan with `epochs` turned into steps."""
     train = plan.settings.train
     if not train.epochs:

@@ -17,7 +17,7 @@ from lt.recipes.training.grouped import GroupedOrder
 from lt.recipes.training.loader import Examples, Validation
 from lt.recipes.training.order import Order, Ordering, micro_size
 from lt.recipes.training.parallel import make_accelerator, place
-from lt.recipes.training.plan import Plan, open_data, with_length
+from lt.recipes.training.plan import RunPlan, open_data, with_length
 from lt.recipes.training.players import make_sides, turns_of
 
 Found = tuple[Path, Record]
@@ -29,7 +29,7 @@ class Run:
     The whole state is: weights, moving average, optimizers, `step`, the guards' losses and the count of bad samples.
     """
 
-    def __init__(self, plan: Plan, note: Callable[[str], None]):
+    def __init__(self, plan: RunPlan, note: Callable[[str], None]):
         self.accelerator = make_accelerator(plan.settings.train)
         self.device = self.accelerator.device
         self.main = self.accelerator.is_main_process
@@ -46,7 +46,7 @@ class Run:
         self.step = 0
         self.note(f"  data: {self._extent()}")
 
-    def _headline(self, plan: Plan) -> str:
+    def _headline(self, plan: RunPlan) -> str:
         """The first line that a run prints: preset, device, data, and why."""
         named = plan.settings.data.train
         data = f"{', '.join(named)} (as asked)" if named else "the built-in world (no --data)"

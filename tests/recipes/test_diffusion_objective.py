@@ -62,7 +62,6 @@ def recipe(folder: Path) -> Recipe:
         world=lambda settings, note: build(settings.world, note),
         folder=folder,
         prepare=data.prepare,
-        needs=objective.needs,
         outline=objective.outline,
     )
 

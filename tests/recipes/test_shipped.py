@@ -9,19 +9,21 @@ from lt.recipes import shipped
 from lt.recipes.config import differences, flat, read_card, resolve
 from lt.recipes.contrastive.measures import retrieval, run_through
 from lt.recipes.evaluate.features import Encoder
-from lt.recipes.registry import find
-from lt.recipes.ship import LIMIT, TRAINED_AS
+from lt.recipes.registry import SYSTEMS, find
+from lt.recipes.ship import LIMIT, shipping
 from lt.recipes.training import checkpoints
 from lt.recipes.training.checkpoints import Record
 from lt.recipes.worlds import scenes
 
-SHIPPING = [system for system in shipped.RUNS if shipped.weights_folder(system).is_dir()]
+SHIPPING = [system for system in SYSTEMS if shipped.shipped_runs(system)]
 
 
 @pytest.mark.parametrize("system", SHIPPING)
 def test_a_system_ships_all_its_runs_within_the_limit(system):
     folder = shipped.weights_folder(system)
-    assert {path.name for path in folder.iterdir()} == set(shipped.RUNS[system])
+    assert {path.name for path in folder.iterdir()} == {
+        name for name, run in shipping().items() if run.system == system
+    }
     assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) <= LIMIT
     assert sum(path.stat().st_size for path in folder.rglob("*")) <= 8 * 2**20, "with records and logs"
 
@@ -42,8 +44,7 @@ def test_a_shipped_run_is_whole_and_says_how_it_was_made(name):
 def _as_named(value):
     if not isinstance(value, str) or not value.startswith(shipped.SCHEME):
         return value
-    name = value.removeprefix(shipped.SCHEME)
-    return f"runs/{TRAINED_AS.get(name, name)}"
+    return str(shipping()[value.removeprefix(shipped.SCHEME)].out)
 
 
 def test_shipped_filip_retrieves_what_it_never_saw(tmp_path, monkeypatch):
@@ -54,7 +55,7 @@ def test_shipped_filip_retrieves_what_it_never_saw(tmp_path, monkeypatch):
 
 
 def test_filip_and_wukong_ship():
-    assert {"filip", "wukong"} <= set(SHIPPING)
+    assert {"filip", "wukong", "vae", "pangu"} <= set(SHIPPING)
 
 
 def test_unknown_names_list_the_known_ones():

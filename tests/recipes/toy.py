@@ -19,7 +19,7 @@ from lt.recipes.training import checkpoints
 from lt.recipes.training.logging import read_log
 from lt.recipes.training.loop import Outcome, train
 from lt.recipes.training.objective import Batch, Objective, Report
-from lt.recipes.training.plan import Plan, make_plan
+from lt.recipes.training.plan import RunPlan, make_plan
 
 COLOURS = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200], [200, 200, 30]], np.uint8)
 SIDE = 16
@@ -154,7 +154,7 @@ RECIPE = Recipe(
 SYSTEM = System("Colours of squares.", "toy:RECIPE")
 
 
-def plan(shards: Path, out: Path, *overrides: str) -> Plan:
+def plan(shards: Path, out: Path, *overrides: str) -> RunPlan:
     """The tiny preset on `shards`, into `out`."""
     named = [f"data.train=[{shards}]", f"data.validation={shards}"]
     return make_plan(RECIPE, "tiny", None, [*named, *overrides], out)

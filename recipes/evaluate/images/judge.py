@@ -33,7 +33,7 @@ from lt.recipes.registry import Note
 from lt.recipes.training import checkpoints
 from lt.recipes.training.checkpoints import Record
 from lt.recipes.training.loop import train
-from lt.recipes.training.plan import Plan, is_finished, make_plan
+from lt.recipes.training.plan import RunPlan, is_finished, make_plan
 
 _BATCH = 64
 
@@ -59,7 +59,7 @@ class Judge:
         out = lt_home() / "judge" / _identity(plan)[:16]
         if not is_finished(out):
             note(f"The world's judge is not trained yet; it will be kept in {out}.")
-            train(Plan(plan.recipe, plan.preset, plan.why, plan.resolved, out), note)
+            train(RunPlan(plan.recipe, plan.preset, plan.why, plan.resolved, out), note)
         return cls.open(out)
 
     @classmethod
@@ -171,7 +171,7 @@ def _here(values: Tensor) -> Tensor:
     return values.float().cpu()
 
 
-def _identity(plan: Plan) -> str:
+def _identity(plan: RunPlan) -> str:
     """Digest of everything that the judge's weights depend on but the libraries."""
     settings = plan.settings
     source = FiguresSource(1)
