@@ -56,7 +56,6 @@ def recipe(folder: Path) -> Recipe:
     (folder / "tiny.yaml").write_text("model: {autoencoder: vae}\n")
     return Recipe(
         name="plain",
-        about="A plain denoiser.",
         settings=PlainSettings,
         objective=Plain,
         world=lambda settings, note: build(settings.world, note),

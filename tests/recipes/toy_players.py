@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from lt.datagen.shards import Sample
 from lt.recipes.config import PlayerSettings, Section, Settings, free
 from lt.recipes.registry import Recipe
+from lt.recipes.system import System
 from lt.recipes.training.loop import Outcome, train
 from lt.recipes.training.objective import Batch, Objective, Player, Report, Turn
 from lt.recipes.training.plan import make_plan
@@ -103,12 +104,13 @@ class Game(Objective):
 
 RECIPE = Recipe(
     name="toy_players",
-    about="A game for two.",
     settings=GameSettings,
     objective=Game,
     world=lambda settings, note: ([], ""),
     folder=Path(__file__).parent / "toy_cards",
 )
+
+SYSTEM = System("A game for two.", "toy_players:RECIPE")
 
 
 def plan(shards: Path, out: Path, *overrides: str):
