@@ -42,11 +42,11 @@ def retrieval(
     as_json: bool = JsonOption,
 ) -> None:
     """R@1, R@5, R@10 between pictures and captions, both ways, and their mean. COCO, Flickr30k(-CN), COCO-CN files are read."""
-    from lt.recipes.evaluate.features import Encoder
+    from lt.recipes.evaluate.features import load_encoder
     from lt.recipes.evaluate.readers import open_collection
     from lt.recipes.evaluate.report import evaluate_retrieval
 
-    encoder = Encoder.load(checkpoint)
+    encoder = load_encoder(checkpoint)
     collection = open_collection(data, pictures, encoder.language, split, only)
     _print(evaluate_retrieval(encoder, collection, limit, captions, prompt, cache, note), as_json)
 
@@ -73,13 +73,13 @@ def zero_shot(
 ) -> None:
     """Classify pictures by prompts alone. Labels: a `cls` field, json.label, or layers of one category."""
     from lt.datagen.shards.errors import UsageError
-    from lt.recipes.evaluate.features import Encoder
+    from lt.recipes.evaluate.features import load_encoder
     from lt.recipes.evaluate.readers import open_collection
     from lt.recipes.evaluate.report import evaluate_zero_shot
 
     if rule not in (None, "mean", "votes"):
         raise UsageError(f"Unknown rule {rule!r}.", "Known: mean, votes.")
-    encoder = Encoder.load(checkpoint)
+    encoder = load_encoder(checkpoint)
     collection = open_collection(data, language=encoder.language)
     _print(evaluate_zero_shot(encoder, collection, classes, prompts, rule, limit, cache, note), as_json)
 
@@ -113,14 +113,14 @@ def images(
     as_json: bool = JsonOption,
 ) -> None:
     """Distances to true pictures (FID, KID or the world's), precision and recall, CLIP score, fidelity to what was asked."""
-    from lt.recipes.evaluate.features import Encoder
+    from lt.recipes.evaluate.features import load_encoder
     from lt.recipes.evaluate.images import report
     from lt.recipes.evaluate.images.pictures import PictureSet
 
     named = report.checked_controls(controls)
     drawn = PictureSet(shards, limit)
     wanted = PictureSet(reference, limit, drawn.own_size)
-    encoder = Encoder.load(clip) if clip else None
+    encoder = load_encoder(clip) if clip else None
     judging = report.load_extractor(extractor, note)
     found = report.evaluate_images(drawn, wanted, judging, encoder, named, cache, note)
     changes = report.compare(found, against) if against else {}

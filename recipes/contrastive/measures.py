@@ -98,7 +98,7 @@ def prompts(encoder: Encoder, test: str) -> Measures:
     images = Features(
         torch.cat([encoder.images(pictures[i : i + BATCH]).tokens for i in range(0, len(pictures), BATCH)])
     )
-    templates = zero_shot.read_prompts(zero_shot.default_prompts(encoder))
+    templates = zero_shot.read_prompts(encoder.prompts)
     found = {
         "ensemble": zero_shot.scores(encoder, images, known.names, templates, "mean"),
         "ensemble_votes": zero_shot.scores(encoder, images, known.names, templates, "votes"),

@@ -4,6 +4,8 @@ Letters: b pairs, s picture side, n patches, L places for tokens, k vectors a sa
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,18 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lt.datagen.engine.stage import batched
 from lt.datagen.shards import LtError
 from lt.models.nn.accumulate import accumulated_backward
 from lt.models.nn.contrastive import Encoded, Exchange, Features, contrastive_loss
-from lt.models.nn.dual import DualEncoder
+from lt.models.nn.device import device
+from lt.models.nn.dual import DualConfig, DualEncoder
 from lt.models.nn.timm_tower import TimmConfig
 from lt.models.nn.tokenizers import TextTokenizer
 from lt.models.nn.transformer import Block
 from lt.recipes.contrastive.alignment import Aligned, owners, sheet
 from lt.recipes.contrastive.pairs import Pair
 from lt.recipes.contrastive.settings import ContrastiveSettings, HeadSettings
+from lt.recipes.evaluate.features import BATCH, Encoder, Rule, load_encoder
 from lt.recipes.evaluate.localisation import Found, found, found_metrics
 from lt.recipes.evaluate.retrieval import recalls
+from lt.recipes.training.checkpoints import Record
 from lt.recipes.training.objective import Batch, Metrics, Objective, Parallel, Report
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -52,6 +58,15 @@ class ContrastiveObjective(Objective):
     @property
     def model(self) -> DualEncoder:
         return cast(DualEncoder, self.modules["model"])
+
+    @property
+    def rule(self) -> Rule:
+        """How the prompts of a class are put together."""
+        return "mean"
+
+    def encoder(self, record: Record) -> Encoder:
+        """What is evaluated, of the checkpoint with this record."""
+        return ContrastiveEncoder(self, record)
 
     @property
     def size(self) -> int:
@@ -163,6 +178,19 @@ class ContrastiveObjective(Objective):
         export(self.model, self.tokenizer, self.settings.text, folder)
 
 
+def shaped(config: DualConfig, head: HeadSettings, tokenizer: TextTokenizer, **own: Any) -> DualConfig:
+    """The shape of an encoder, with what the settings say of its head and a text tower for the tokenizer."""
+    return replace(
+        config,
+        text=replace(config.text, vocabulary=tokenizer.vocabulary, length=tokenizer.length),
+        dim=head.dim or config.dim,
+        ends=head.ends,
+        scale_start=head.scale_start,
+        colder=head.colder or None,
+        **own,
+    )
+
+
 def normalised(image: Tensor) -> Tensor:
     """Pixels uint8 [b, 3, s, s] to float32 with CLIP's mean and deviation."""
     mean = image.new_tensor(CLIP_MEAN, dtype=torch.float32).view(3, 1, 1)
@@ -172,3 +200,70 @@ def normalised(image: Tensor) -> Tensor:
 
 def _encoded(images: Tensor, texts: Tensor, mask: Tensor | None, scales: Tensor) -> Encoded:
     return Encoded(Features(images), Features(texts, mask), scales)
+
+
+@dataclass(frozen=True)
+class ContrastiveEncoder:
+    """The model of a checkpoint, ready to encode: an `evaluate.features.Encoder`."""
+
+    objective: ContrastiveObjective
+    record: Record
+
+    def __post_init__(self) -> None:
+        self.objective.model.to(device())
+
+    @classmethod
+    def load(cls, where: Path) -> "ContrastiveEncoder":
+        """From a run's folder (its best checkpoint) or a checkpoint. Raises LtError if it is of another kind."""
+        encoder = load_encoder(where)
+        if not isinstance(encoder, cls):
+            raise LtError(f"{where} is a checkpoint of {encoder.record.system}, which is no dual encoder of lt.")
+        return encoder
+
+    @property
+    def language(self) -> str:
+        return self.objective.settings.text.language
+
+    @property
+    def size(self) -> int:
+        return self.objective.size
+
+    @property
+    def resize(self) -> str:
+        return "bicubic, shorter side, centre crop"
+
+    @property
+    def prompts(self) -> str:
+        """Models that know the built-in worlds' words only get prompts made of these."""
+        language = {"en": "english", "zh": "chinese"}[self.language]
+        return f"world-{language}" if self.objective.settings.text.tokenizer == "words" else language
+
+    @property
+    def rule(self) -> Rule:
+        return self.objective.rule
+
+    @cached_property
+    def _example(self) -> Pair:
+        return self.objective.example()
+
+    def prepared(self, pixels: np.ndarray) -> np.ndarray:
+        """Shorter side to s, the middle square: uint8 [3, s, s]."""
+        return self._example.picture(pixels)
+
+    @torch.no_grad()
+    def images(self, pictures: Sequence[np.ndarray]) -> Features:
+        batch = torch.from_numpy(np.stack(pictures)).to(device())
+        return Features(self.objective.model.encode_image(normalised(batch)).tokens.float().cpu())
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Features:
+        parts = [self._texts(part) for part in batched(texts, BATCH)]
+        masks = [part.mask for part in parts if part.mask is not None]
+        return Features(torch.cat([part.tokens for part in parts]), torch.cat(masks) if masks else None)
+
+    def _texts(self, texts: Sequence[str]) -> Features:
+        ids, mask = self.objective.tokenizer(texts)
+        if self.objective.head.count_pads:
+            mask = torch.ones_like(mask)
+        features = self.objective.model.encode_text(ids.to(device()), mask.to(device()))
+        return Features(features.tokens.float().cpu(), None if features.mask is None else features.mask.cpu())

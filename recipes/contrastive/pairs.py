@@ -5,7 +5,6 @@ Letters: s picture side in pixels, L places for tokens, n patches.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from PIL import Image
 
 from lt.datagen.shards import Sample, captions_of
 from lt.models.nn.tokenizers import TextTokenizer
-from lt.recipes.contrastive.things import MAX_THINGS, things_of
+from lt.recipes.evaluate.retrieval import text_number
+from lt.recipes.evaluate.things import MAX_THINGS, things_of
 
 _LEAST_AREA = 0.9  # of a random crop
 
@@ -70,11 +70,6 @@ class Pair:
             names[row, thing.places] = True
             cells[row] = cover(thing.mask, self.size, self.grid).ravel()
         return {"names": names, "cells": cells}
-
-
-def text_number(caption: str) -> int:
-    """A number that equal captions share on every rank: 63 bits of their digest."""
-    return int.from_bytes(blake2b(caption.encode("utf-8", "replace"), digest_size=8).digest(), "big") >> 1
 
 
 def cover(mask: np.ndarray, size: int, grid: int) -> np.ndarray:

@@ -1,84 +1,103 @@
-"""A trained encoder, and its features of pictures and texts, computed once: cached under LT_HOME by digest.
+"""What compares pictures with texts, and its features of pictures, computed once: cached under LT_HOME by digest.
+
+A system is evaluated by retrieval, zero-shot classification and CLIP score when its objective has a method
+`encoder(record) -> Encoder`.
 
 A cache file's name is the digest of the weights, the data and how pictures were prepared: a stale one cannot be hit.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
+from lt.datagen.engine.stage import batched
 from lt.datagen.shards import LtError, SampleError
-from lt.datagen.shards.storage import TEMP_MARK, digest_of, lt_home
+from lt.datagen.shards.storage import atomic_file, digest_of, lt_home
 from lt.models.nn.contrastive import Features
-from lt.models.nn.device import device as own_device
-from lt.recipes.contrastive.objective import ContrastiveObjective, normalised
 from lt.recipes.evaluate.readers import Collection
 from lt.recipes.training import checkpoints
 from lt.recipes.training.checkpoints import Record
 
+Rule = Literal["mean", "votes"]
 _CACHE_VERSION = 1
 BATCH = 64
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """A contrastive model from a checkpoint, ready to encode. `digest` is that of its weights."""
+class Encoder(Protocol):
+    """A trained model that brings pictures and texts into one space; each may be one vector or several."""
 
-    objective: ContrastiveObjective
-    record: Record
-    digest: str
-    device: torch.device
-
-    @classmethod
-    def load(cls, where: Path) -> "Encoder":
-        """From a run's folder (its best checkpoint) or a checkpoint. Raises LtError if it is of another kind."""
-        objective, record = checkpoints.restore(where)
-        if not isinstance(objective, ContrastiveObjective):
-            raise LtError(
-                f"{where} is a checkpoint of {record.system}, which has no shared space of pictures and texts."
-            )
-        device = own_device()
-        objective.model.to(device)
-        digest = record.files.get("ema.safetensors") or record.files["model.safetensors"]
-        return cls(objective, record, digest, device)
+    @property
+    def record(self) -> Record:
+        """Of its checkpoint."""
+        ...
 
     @property
     def language(self) -> str:
-        return self.objective.settings.text.language
+        """Of the captions that it was trained with: `en` or `zh`."""
+        ...
 
-    @cached_property
-    def _example(self):
-        return self.objective.example()
+    @property
+    def size(self) -> int:
+        """Side in pixels of the pictures that it looks at."""
+        ...
+
+    @property
+    def resize(self) -> str:
+        """How others are brought to it, in words."""
+        ...
+
+    @property
+    def prompts(self) -> str:
+        """The list of prompts for zero-shot classification where the user names none, see `zero_shot.read_prompts`."""
+        ...
+
+    @property
+    def rule(self) -> Rule:
+        """How the prompts of a class are put together in the paper, see `zero_shot`."""
+        ...
 
     def prepared(self, pixels: np.ndarray) -> np.ndarray:
-        """RGB uint8 [h, w, 3] to what the model takes, uint8 [3, s, s]."""
-        return self._example.picture(pixels)
+        """RGB uint8 [h, w, 3] to an array of a fixed shape: what `images` takes."""
+        ...
 
-    @torch.no_grad()
     def images(self, pictures: Sequence[np.ndarray]) -> Features:
         """Features of prepared pictures, on the CPU."""
-        batch = torch.from_numpy(np.stack(pictures)).to(self.device)
-        return Features(self.objective.model.encode_image(normalised(batch)).tokens.float().cpu())
+        ...
 
-    @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Features:
-        """Features of texts, on the CPU."""
-        parts = [self._texts(texts[first : first + BATCH]) for first in range(0, len(texts), BATCH)]
-        masks = [part.mask for part in parts if part.mask is not None]
-        return Features(torch.cat([part.tokens for part in parts]), torch.cat(masks) if masks else None)
+        """Features of any number of texts, on the CPU."""
+        ...
 
-    def _texts(self, texts: Sequence[str]) -> Features:
-        ids, mask = self.objective.tokenizer(texts)
-        if self.objective.head.count_pads:
-            mask = torch.ones_like(mask)
-        features = self.objective.model.encode_text(ids.to(self.device), mask.to(self.device))
-        return Features(features.tokens.float().cpu(), None if features.mask is None else features.mask.cpu())
+
+@runtime_checkable
+class HasEncoder(Protocol):
+    """An objective whose checkpoints can be evaluated by retrieval, zero-shot classification and CLIP score."""
+
+    def encoder(self, record: Record) -> Encoder: ...
+
+
+def load_encoder(where: Path) -> Encoder:
+    """From a run's folder (its best checkpoint) or a checkpoint, of any system whose objective has an encoder.
+
+    Raises:
+        LtError: it has none, or there is no checkpoint.
+    """
+    objective, record = checkpoints.restore(where)
+    if not isinstance(objective, HasEncoder):
+        raise LtError(f"{where} is a checkpoint of {record.system}, which has no shared space of pictures and texts.")
+    return objective.encoder(record)
+
+
+def weights_of(encoder: Encoder) -> str:
+    """The digest of an encoder's weights: those of the moving average where its checkpoint has them."""
+    files = encoder.record.files
+    return files.get("ema.safetensors") or files["model.safetensors"]
 
 
 @dataclass(frozen=True)
@@ -98,11 +117,11 @@ def encode_pictures(encoder: Encoder, collection: Collection, limit: int | None 
     Raises:
         LtError: no picture could be used.
     """
-    identity = [_CACHE_VERSION, encoder.digest, collection.digest, limit, encoder.objective.size, encoder.language]
+    identity = [_CACHE_VERSION, weights_of(encoder), collection.digest, limit, encoder.size, encoder.language]
     path = lt_home() / "features" / f"{digest_of(identity)[:40]}.safetensors"
     stored = load_file(path)["tokens"] if cache and path.is_file() else None
     keys, captions, parts, bad = [], [], [], {}
-    for batch in _batches(islice(collection.items, limit), BATCH):
+    for batch in batched(islice(collection.items, limit), BATCH):
         usable = []
         for item in batch:
             try:
@@ -122,18 +141,11 @@ def encode_pictures(encoder: Encoder, collection: Collection, limit: int | None 
         raise LtError(f"No picture of {collection.name} could be used ({bad or 'it is empty'}).")
     tokens = torch.cat(parts)
     if cache:
-        _store(path, tokens)
+        store_tensors(path, {"tokens": tokens})
     return Pictures(keys, captions, Features(tokens), {**collection.passed_over, **bad}, False)
 
 
-def _batches(items: Iterable, size: int) -> Iterator[list]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
-
-
-def _store(path: Path, tokens: torch.Tensor) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + TEMP_MARK)
-    save_file({"tokens": tokens.contiguous()}, temporary)
-    temporary.replace(path)
+def store_tensors(path: Path, tensors: Mapping[str, torch.Tensor], told: Mapping[str, str] | None = None) -> None:
+    """Write tensors, and what is told of them, as safetensors: whole or not at all."""
+    with atomic_file(path) as file:
+        file.write(save({name: value.contiguous() for name, value in tensors.items()}, dict(told or {})))

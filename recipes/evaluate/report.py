@@ -10,12 +10,12 @@ import torch
 
 from lt.datagen.shards import LtError, UsageError
 from lt.models.nn.contrastive import Features
-from lt.recipes.contrastive.pairs import text_number
+from lt.models.nn.device import device
 from lt.recipes.evaluate import zero_shot
 from lt.recipes.evaluate.bootstrap import Interval
-from lt.recipes.evaluate.features import Encoder, Pictures, encode_pictures
+from lt.recipes.evaluate.features import Encoder, Pictures, Rule, encode_pictures, weights_of
 from lt.recipes.evaluate.readers import Collection, Item
-from lt.recipes.evaluate.retrieval import recalls
+from lt.recipes.evaluate.retrieval import recalls, text_number
 from lt.recipes.registry import Note
 from lt.recipes.training.checkpoints import versions
 
@@ -78,7 +78,7 @@ def evaluate_zero_shot(
     collection: Collection,
     classes: Path | None = None,
     prompts: str | None = None,
-    rule: zero_shot.Rule | None = None,
+    rule: Rule | None = None,
     limit: int | None = None,
     cache: bool = True,
     note: Note = print,
@@ -88,7 +88,7 @@ def evaluate_zero_shot(
     Raises:
         LtError: no sample has a label, or one is not among the classes.
     """
-    prompts, rule = prompts or zero_shot.default_prompts(encoder), rule or zero_shot.default_rule(encoder)
+    prompts, rule = prompts or encoder.prompts, rule or encoder.rule
     templates = zero_shot.read_prompts(prompts)
     pictures = encode_pictures(encoder, collection, limit, cache)
     rows, labels = _labelled(collection.items, pictures.keys, encoder.language)
@@ -136,7 +136,7 @@ def _announce(encoder: Encoder, collection: Collection, pictures: Pictures, agai
     record = encoder.record
     cached = " (features from the cache)" if pictures.from_cache else ""
     note(
-        f"{record.system} ({record.preset}, step {record.step:,}) on {encoder.device.type}; {collection.name}: "
+        f"{record.system} ({record.preset}, step {record.step:,}) on {device().type}; {collection.name}: "
         f"{len(pictures.keys):,} pictures{cached}, {against}"
     )
     if pictures.passed_over:
@@ -155,7 +155,7 @@ def _evaluation(
     pictures: Pictures,
 ) -> Evaluation:
     record = encoder.record
-    model = {"system": record.system, "preset": record.preset, "step": record.step, "digest": encoder.digest}
+    model = {"system": record.system, "preset": record.preset, "step": record.step, "digest": weights_of(encoder)}
     data = {"name": collection.name, "digest": collection.digest}
-    protocol = {"size": encoder.objective.size, "resize": "bicubic, shorter side, centre crop", **protocol}
+    protocol = {"size": encoder.size, "resize": encoder.resize, **protocol}
     return Evaluation(task, metrics, protocol, data, {**model, "data": record.data}, pictures.passed_over)

@@ -7,6 +7,7 @@ Texts that are equal word for word are equally right. Ties count against the mod
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -17,6 +18,11 @@ from lt.recipes.evaluate.bootstrap import Interval, resampled
 
 CUTS = (1, 5, 10)
 _BLOCK = 256
+
+
+def text_number(caption: str) -> int:
+    """A number that equal captions share on every rank: 63 bits of their digest."""
+    return int.from_bytes(blake2b(caption.encode("utf-8", "replace"), digest_size=8).digest(), "big") >> 1
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ Rules: `mean`, of the similarities s_i over a class's prompts (FILIP, section 4.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +16,11 @@ from torch import Tensor
 from lt.datagen.shards import LtError, Sample, UsageError
 from lt.models.nn.contrastive import Features, ensemble_similarity
 from lt.models.wukong import prompt_votes
-from lt.recipes.contrastive.things import names_of
 from lt.recipes.evaluate.bootstrap import Interval, resampled
-from lt.recipes.evaluate.features import Encoder
+from lt.recipes.evaluate.features import Encoder, Rule
+from lt.recipes.evaluate.things import names_of
 
 PROMPTS = Path(__file__).parent / "prompts"
-Rule = Literal["mean", "votes"]
 _BUDGET = 1 << 22
 """Text tokens that are compared with a block of pictures at once."""
 
@@ -74,17 +73,6 @@ def read_prompts(where: str) -> list[str]:
 
 def shipped_prompts() -> list[str]:
     return sorted(path.stem for path in PROMPTS.glob("*.txt"))
-
-
-def default_prompts(encoder: Encoder) -> str:
-    """`english` or `chinese`; models that know the built-in worlds' words only get prompts made of these."""
-    language = {"en": "english", "zh": "chinese"}[encoder.language]
-    return f"world-{language}" if encoder.objective.settings.text.tokenizer == "words" else language
-
-
-def default_rule(encoder: Encoder) -> Rule:
-    """The rule of the system's paper."""
-    return "votes" if encoder.record.system == "wukong" and encoder.objective.model.config.head != "global" else "mean"
 
 
 def label_of(sample: Sample, language: str) -> tuple[str, str] | None:

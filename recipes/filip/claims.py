@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lt.recipes.claims import Claim, Evidence, Finding, Measures, Study, Variant, above, all_of, below
 from lt.recipes.contrastive.measures import localisation, prompts, retrieval, run_through, step_seconds, word_order
-from lt.recipes.evaluate.features import Encoder
+from lt.recipes.contrastive.objective import ContrastiveEncoder
 from lt.recipes.registry import Note
 from lt.recipes.worlds import scenes
 
@@ -21,7 +21,7 @@ def data(note: Note) -> tuple[dict[str, str], str]:
 
 def measure(run: Path, test: str) -> Measures:
     """All metrics of a run: every one is cheap once the features are there."""
-    encoder = Encoder.load(run)
+    encoder = ContrastiveEncoder.load(run)
     tested = run_through(encoder.objective, test)
     found = {**retrieval(tested), **localisation(encoder.objective, tested), **step_seconds(run)}
     return {**found, **prompts(encoder, test), **word_order(encoder, test)}

@@ -1,6 +1,6 @@
 """Word-patch alignment pictures (FILIP, figure 2), and how often a word finds its thing.
 
-result = align(Encoder.load(Path("runs/filip-tiny")), collection, Path("samples/filip"))
+result = align(ContrastiveEncoder.load(Path("runs/filip-tiny")), collection, Path("samples/filip"))
 """
 
 from dataclasses import asdict, dataclass
@@ -15,16 +15,18 @@ import torch
 from lt.datagen.shards import LtError, SampleError
 from lt.datagen.shards.codec import encode_image
 from lt.datagen.shards.storage import atomic_file, write_json
+from lt.models.nn.device import device
 from lt.models.nn.tokenizers import find_phrase
 from lt.recipes.contrastive.alignment import Aligned, chinese_font, owners, sheet, titled
+from lt.recipes.contrastive.objective import ContrastiveEncoder
 from lt.recipes.contrastive.options import AlignOptions
 from lt.recipes.contrastive.pairs import cover
-from lt.recipes.contrastive.things import MAX_THINGS, things_of
 from lt.recipes.contrastive.world import test_scenes
 from lt.recipes.evaluate.bootstrap import Interval, resampled
-from lt.recipes.evaluate.features import Encoder
+from lt.recipes.evaluate.features import weights_of
 from lt.recipes.evaluate.localisation import found
 from lt.recipes.evaluate.readers import Collection, Item, open_collection
+from lt.recipes.evaluate.things import MAX_THINGS, things_of
 from lt.recipes.shipped import located, or_shipped
 from lt.recipes.system import Answer, Note
 
@@ -48,9 +50,9 @@ def sample(system: str, options: AlignOptions, note: Note) -> Answer:
     where = options.checkpoint or Path(or_shipped(f"runs/{system}-tiny"))
     if not located(where).exists():
         raise LtError(f"{where} is not there.", f"Train it first: lt train {system}")
-    encoder = Encoder.load(where)
+    encoder = ContrastiveEncoder.load(where)
     data = options.data or str(test_scenes(encoder.objective.settings, note))
-    note(f"{system}: {where} (step {encoder.record.step:,}) on {encoder.device.type}; data {data}")
+    note(f"{system}: {where} (step {encoder.record.step:,}) on {device().type}; data {data}")
     collection = open_collection(data, options.pictures, encoder.language)
     out = options.out or Path("samples") / system
     result = align(encoder, collection, out, options.prompt, options.label, options.count, options.limit, note)
@@ -66,7 +68,7 @@ filip, wukong = partial(sample, "filip"), partial(sample, "wukong")
 
 
 def align(
-    encoder: Encoder,
+    encoder: ContrastiveEncoder,
     collection: Collection,
     out: Path,
     prompt: str | None = None,
@@ -119,7 +121,7 @@ def align(
     _write(out / "alignment.png", sheet(drawn))
     interval, chance = _score(hits, chances)
     result = Alignment([str(out / "alignment.png")], interval, chance, things, samples)
-    model = {"system": encoder.record.system, "step": encoder.record.step, "digest": encoder.digest}
+    model = {"system": encoder.record.system, "step": encoder.record.step, "digest": weights_of(encoder)}
     data = {"name": collection.name, "digest": collection.digest}
     write_json(out / "alignment.json", {**result.as_json(), "model": model, "data": data, "samples_drawn": records})
     return result
@@ -133,7 +135,7 @@ def _score(hits: list[list[float]], things: list[int]) -> tuple[Interval | None,
     return interval, chance.value
 
 
-def _row(encoder: Encoder, item: Item, prompt: str | None, label: str | None) -> dict[str, Any]:
+def _row(encoder: ContrastiveEncoder, item: Item, prompt: str | None, label: str | None) -> dict[str, Any]:
     objective = encoder.objective
     text = prompt or item.captions[0]
     ids, _ = objective.tokenizer([text])
@@ -150,8 +152,8 @@ def _row(encoder: Encoder, item: Item, prompt: str | None, label: str | None) ->
 
 
 @torch.no_grad()
-def _dense(encoder: Encoder, row: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    batch = {"image": row["image"][None].to(encoder.device), "tokens": row["tokens"].to(encoder.device)}
+def _dense(encoder: ContrastiveEncoder, row: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    batch = {"image": row["image"][None].to(device()), "tokens": row["tokens"].to(device())}
     patches, words = encoder.objective.dense(batch)
     return patches.cpu(), words.cpu()
 

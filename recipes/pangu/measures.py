@@ -23,7 +23,7 @@ from lt.recipes.draw.drawing import decoded, draw, guided_by
 from lt.recipes.draw.painters import Painter, open_painter
 from lt.recipes.evaluate.bootstrap import resampled
 from lt.recipes.evaluate.images.distances import frechet_distance
-from lt.recipes.evaluate.images.judge import Judge, true_points
+from lt.recipes.judge.judge import Judge, true_points
 from lt.recipes.judge.labels import described
 from lt.recipes.judge.measures import points_found
 from lt.recipes.pangu.miniature import HIGH, LOW, Orders

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from lt.models.nn.contrastive import Features, contrastive_loss
 from lt.recipes.claims import Claim, Evidence, Finding, Measured, Measures, Study, Variant, above, all_of, below
 from lt.recipes.contrastive.measures import localisation, prompts, retrieval, run_through, step_seconds
-from lt.recipes.contrastive.objective import ContrastiveObjective
-from lt.recipes.evaluate.features import Encoder
+from lt.recipes.contrastive.objective import ContrastiveEncoder, ContrastiveObjective
 from lt.recipes.registry import Note
 from lt.recipes.worlds import scenes
 
@@ -29,7 +28,7 @@ def data(note: Note) -> tuple[dict[str, str], str]:
 
 def measure(run: Path, test: str) -> Measures:
     """Retrieval, localisation, prompts, the time of a step and of the similarity."""
-    encoder = Encoder.load(run)
+    encoder = ContrastiveEncoder.load(run)
     tested = run_through(encoder.objective, test)
     found = {**retrieval(tested), **localisation(encoder.objective, tested), **step_seconds(run)}
     return {**found, **prompts(encoder, test), **similarity_seconds(encoder.objective)}

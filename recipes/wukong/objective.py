@@ -1,20 +1,19 @@
 """Wukong as a recipe: its settings, its objective with a locked image tower, its built-in world."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from lt.datagen.shards import LtError
-from lt.models.nn.dual import DualConfig
-from lt.models.wukong import WUKONG, Wukong, with_head
+from lt.models.wukong import Wukong, with_head
 from lt.recipes.config import free
-from lt.recipes.contrastive.objective import ContrastiveObjective
+from lt.recipes.contrastive.objective import ContrastiveObjective, shaped
 from lt.recipes.contrastive.pretrained import load_image_tower
 from lt.recipes.contrastive.settings import ContrastiveSettings, HeadSettings, TextSettings
 from lt.recipes.contrastive.texts import make_tokenizer
 from lt.recipes.contrastive.world import scenes_world
+from lt.recipes.evaluate.features import Rule
 from lt.recipes.registry import Recipe
 
 
@@ -45,6 +44,11 @@ class WukongObjective(ContrastiveObjective):
 
     settings: WukongSettings
 
+    @property
+    def rule(self) -> Rule:
+        """That of the code released with Wukong, for token-wise heads."""
+        return "mean" if self.settings.model.head == "global" else "votes"
+
     def pretrained(self) -> None:
         """Load the image tower's weights. Raises LtError where a tower is to be locked without any."""
         model = self.settings.model
@@ -57,27 +61,14 @@ class WukongObjective(ContrastiveObjective):
             )
 
 
-def make_config(settings: WukongSettings, vocabulary: int, length: int) -> DualConfig:
-    """The encoder's shape, with a text tower for `vocabulary` entries and `length` places."""
-    model = settings.model
-    config = with_head(model.size, model.head)
-    return replace(
-        config,
-        text=replace(config.text, vocabulary=vocabulary, length=length),
-        dim=model.dim or config.dim,
-        reduced_tokens=model.reduced_tokens or config.reduced_tokens,
-        locked=model.locked,
-        ends=model.ends,
-        scale_start=model.scale_start,
-        colder=model.colder or None,
-    )
-
-
 def make_objective(settings: WukongSettings) -> WukongObjective:
     """A Wukong with random weights; `pretrained` loads those that the settings name."""
-    tokenizer = make_tokenizer(settings.text, WUKONG[settings.model.size].text.length)
-    model = Wukong(make_config(settings, tokenizer.vocabulary, tokenizer.length))
-    return WukongObjective(settings, settings.model, model, tokenizer)
+    head = settings.model
+    config = with_head(head.size, head.head)
+    tokenizer = make_tokenizer(settings.text, config.text.length)
+    reduced = head.reduced_tokens or config.reduced_tokens
+    model = Wukong(shaped(config, head, tokenizer, reduced_tokens=reduced, locked=head.locked))
+    return WukongObjective(settings, head, model, tokenizer)
 
 
 RECIPE = Recipe(

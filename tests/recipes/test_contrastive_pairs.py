@@ -10,10 +10,11 @@ from PIL import Image
 from lt.datagen.shards import Sample, captions_of, open_shards
 from lt.datagen.sources.scenes import ScenesSource
 from lt.models.nn.tokenizers import BertChineseTokenizer, WordTokenizer
-from lt.recipes.contrastive.pairs import Pair, cover, text_number
+from lt.recipes.contrastive.pairs import Pair, cover
 from lt.recipes.contrastive.settings import TextSettings
 from lt.recipes.contrastive.texts import make_tokenizer, world_words
-from lt.recipes.contrastive.things import names_of, things_of, visible_masks
+from lt.recipes.evaluate.retrieval import text_number
+from lt.recipes.evaluate.things import names_of, things_of, visible_masks
 
 WORDS = WordTokenizer(["a", "cat", "dog", "red", "left", "of"], length=8)
 

@@ -15,8 +15,8 @@ from lt.datagen.shards.codec import decode_image
 from lt.recipes import registry
 from lt.recipes.config import read_card, resolve
 from lt.recipes.contrastive.export import clip_names
+from lt.recipes.contrastive.objective import ContrastiveEncoder
 from lt.recipes.contrastive.pretrained import load_image_tower
-from lt.recipes.evaluate.features import Encoder
 from lt.recipes.filip.objective import FilipSettings
 from lt.recipes.training import checkpoints
 from lt.recipes.training.logging import read_log
@@ -147,7 +147,7 @@ def test_without_a_run_the_command_says_how_to_get_one(lt):
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch(filip, folder):
-    run = Encoder.load(filip).objective
+    run = ContrastiveEncoder.load(filip).objective
     whole = _gradients(run, 16, folder)
     parts = _gradients(run, 4, folder)
     assert whole.keys() == parts.keys() and "scale.logit_scale" in whole

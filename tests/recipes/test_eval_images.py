@@ -15,7 +15,7 @@ from lt.datagen.shards import LtError, Sample, SampleError, UsageError, open_sha
 from lt.datagen.worlds import figures_pipeline
 from lt.recipes import registry
 from lt.recipes.evaluate.images import report
-from lt.recipes.evaluate.images.controls import edge_metrics, edge_scores
+from lt.recipes.evaluate.images.controls import edge_metrics, edge_scores, pck, text_accuracy
 from lt.recipes.evaluate.images.distances import (
     frechet_distance,
     inside,
@@ -24,8 +24,8 @@ from lt.recipes.evaluate.images.distances import (
     with_interval,
 )
 from lt.recipes.evaluate.images.inception import Inception
-from lt.recipes.evaluate.images.judge import Judge, pck, text_accuracy, true_points
 from lt.recipes.evaluate.images.pictures import PictureSet, extract
+from lt.recipes.judge.judge import Judge, true_points
 from lt.recipes.judge.labels import ATTRIBUTES, IN_EVERY_WORDING, described
 from lt.recipes.judge.measures import points_found
 from lt.recipes.judge.objective import Row, mirrored

@@ -1,15 +1,20 @@
 """Bootstrap, retrieval, localisation, zero-shot: exact metrics on small numbers."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from lt.datagen.shards import LtError, Sample, UsageError
+from lt.datagen.shards import LtError, Sample, ShardWriter, UsageError
 from lt.models.nn.contrastive import Features
-from lt.recipes.evaluate import zero_shot
+from lt.recipes.evaluate import features, zero_shot
 from lt.recipes.evaluate.bootstrap import resampled
 from lt.recipes.evaluate.localisation import found, found_metrics, on_thing
+from lt.recipes.evaluate.readers import open_collection
+from lt.recipes.evaluate.report import evaluate_retrieval, evaluate_zero_shot
 from lt.recipes.evaluate.retrieval import recalls
 
 
@@ -148,3 +153,56 @@ def test_accuracies_count_ties_against_the_model():
     scored = torch.tensor([[0.9, 0.1, 0.0], [0.5, 0.5, 0.0], [0.0, 0.2, 0.9]])
     metrics = zero_shot.accuracies(scored, np.array([0, 0, 0]))
     assert metrics["top1"].value == pytest.approx(100 / 3) and metrics["top5"].value == 100
+
+
+class Brightness:
+    """An encoder of one system that is no dual encoder: the brightness of a picture, the number that a text begins with."""
+
+    language, size, resize, prompts, rule = "en", 1, "mean", "levels.txt", "mean"
+
+    def __init__(self, record):
+        self.record = record
+
+    def prepared(self, pixels):
+        return pixels.mean(dtype=np.float32)
+
+    def images(self, pictures):
+        return self._features(pictures)
+
+    def texts(self, texts):
+        return self._features([float(text.split()[0]) for text in texts])
+
+    def _features(self, levels):
+        angles = torch.tensor(np.asarray(levels), dtype=torch.float32) / 255
+        return Features(torch.stack([angles.cos(), angles.sin()], 1)[:, None])
+
+
+@pytest.fixture
+def greys(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LT_HOME", str(tmp_path / "home"))
+    (tmp_path / "levels.txt").write_text("{} of 255\n")
+    with ShardWriter(tmp_path / "greys" / "shard-000000.tar", durable=False) as writer:
+        for level in (0, 90, 200):
+            meta = {"captions": {"en": f"{level} grey"}, "label": level}
+            writer.write(Sample(f"g-{level}", {"png": np.full((4, 4, 3), level, np.uint8), "json": meta}))
+    record = SimpleNamespace(files={"model.safetensors": "0f"}, system="bright", preset="tiny", step=1, data={})
+    return open_collection("greys"), record
+
+
+def test_any_objective_with_an_encoder_is_evaluated(greys, monkeypatch):
+    collection, record = greys
+    monkeypatch.setattr(features.checkpoints, "restore", lambda where: (SimpleNamespace(encoder=Brightness), record))
+    encoder, notes = features.load_encoder(Path("runs/bright")), []
+    found = evaluate_retrieval(encoder, collection, note=notes.append)
+    assert found.metrics["mean_recall"].value == 100 and found.model["digest"] == "0f"
+    assert found.protocol["size"] == 1 and "bright (tiny, step 1)" in notes[0]
+    again = evaluate_zero_shot(encoder, collection, note=notes.append)
+    assert again.metrics["top1"].value == 100 and "features from the cache" in notes[1]
+    assert again.protocol["prompts"] == ["{} of 255"] and again.protocol["rule"] == "mean"
+
+
+def test_what_has_no_encoder_is_refused(greys, monkeypatch):
+    monkeypatch.setattr(features.checkpoints, "restore", lambda where: (object(), greys[1]))
+    with pytest.raises(LtError, match="checkpoint of bright, which has no shared space"):
+        features.load_encoder(Path("runs/bright"))

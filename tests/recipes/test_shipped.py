@@ -8,7 +8,7 @@ from lt.datagen.shards import LtError
 from lt.recipes import shipped
 from lt.recipes.config import differences, flat, read_card, resolve
 from lt.recipes.contrastive.measures import retrieval, run_through
-from lt.recipes.evaluate.features import Encoder
+from lt.recipes.contrastive.objective import ContrastiveEncoder
 from lt.recipes.registry import SYSTEMS, find
 from lt.recipes.ship import LIMIT, shipping
 from lt.recipes.training import checkpoints
@@ -49,7 +49,7 @@ def _as_named(value):
 
 def test_shipped_filip_retrieves_what_it_never_saw(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    encoder = Encoder.load(Path("lt:filip-tiny"))
+    encoder = ContrastiveEncoder.load(Path("lt:filip-tiny"))
     found = retrieval(run_through(encoder.objective, str(scenes("test", 50, 64, lambda line: None))))
     assert found["r1"].value > 80, "among 50 pictures; chance is 2 %"
 

@@ -8,10 +8,10 @@ from lt.datagen.engine.stage import batched
 from lt.datagen.shards import LtError, Sample, SampleError
 from lt.models.perception.registry import load
 from lt.recipes.evaluate.bootstrap import Interval, resampled
-from lt.recipes.evaluate.images.judge import Judge, pck, text_accuracy, true_points
 from lt.recipes.evaluate.images.pictures import BATCH, PictureSet
-from lt.recipes.judge.labels import described
-from lt.recipes.judge.measures import NEAR
+from lt.recipes.judge.judge import Judge, true_points
+from lt.recipes.judge.labels import IN_EVERY_WORDING, described
+from lt.recipes.judge.measures import NEAR, points_found
 
 CONTROLS = ("edge", "pose", "caption")
 TOLERANCE = 1.0
@@ -149,6 +149,51 @@ def caption_fidelity(
         )
     found = text_accuracy(judge, pictures, sources)
     return {"said" if name == "all" else f"said_{name}": value for name, value in found.items()}, bad
+
+
+def text_accuracy(judge: Judge, pictures: Sequence[np.ndarray], samples: Sequence[Sample]) -> dict[str, Interval]:
+    """Percent of the attributes that the captions name which the judge sees in the pictures: `all`, and each attribute.
+
+    Args:
+        pictures: RGB uint8, one a sample.
+        samples: the figures whose captions the pictures were drawn from (the samples that `json.prompt_of` names).
+
+    Returns:
+        Bootstrap intervals over pictures. What a picture cannot show (see `described`) does not count; hair, which most
+        wordings leave out, never does.
+
+    Raises:
+        SampleError: a sample is no figure of the built-in world.
+        ValueError: no pictures, or not one a sample.
+    """
+    seen = judge.attributes(pictures)
+    told = [described(sample) for sample in samples]
+    counted = np.array([[name in one for name in IN_EVERY_WORDING] for one in told], float)
+    right = np.array(
+        [
+            [seen[name][row] == one.get(name) for name in IN_EVERY_WORDING]
+            for row, one in zip(range(len(pictures)), told, strict=True)
+        ],
+        float,
+    )
+    tops = np.concatenate([right.sum(1, keepdims=True), right], axis=1)
+    bottoms = np.concatenate([counted.sum(1, keepdims=True), counted], axis=1)
+    return dict(zip(("all", *IN_EVERY_WORDING), resampled(100 * tops, bottoms), strict=True))
+
+
+def pck(found: np.ndarray, true: np.ndarray, visible: np.ndarray, threshold: float = NEAR) -> Interval:
+    """Percent of the visible key points found within `threshold` times the figure's size; bootstrap interval over pictures.
+
+    Args:
+        found, true: [n, 17, 2], in one unit.
+        visible: bool [n, 17].
+        threshold: share of the longer side of the box round the visible key points.
+
+    Raises:
+        ValueError: no pictures.
+    """
+    hits = points_found(found, true, visible, threshold)
+    return resampled(100.0 * hits.sum(1), np.asarray(visible, bool).sum(1))[0]
 
 
 def _source(sample: Sample, reference: PictureSet) -> Sample:

@@ -5,17 +5,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from lt.datagen.engine.stage import batched
 from lt.datagen.shards import LtError, Reject, Sample, SampleError, Shards, open_shards
-from lt.datagen.shards.storage import TEMP_MARK, digest_of, lt_home
+from lt.datagen.shards.storage import digest_of, lt_home
 from lt.recipes.diffusion.pictures import Size, fitted
+from lt.recipes.evaluate.features import store_tensors
 
 BATCH = 32
 _CACHE_VERSION = 1
@@ -147,9 +147,6 @@ def extract(pictures: PictureSet, extractor: Extractor, cache: bool = True) -> E
         raise pictures.empty
     features = np.concatenate(parts).astype(np.float32)
     if cache:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + TEMP_MARK)
-        told: dict[str, Any] = {"passed_over": json.dumps(pictures.passed_over)}
-        save_file({"features": torch.from_numpy(features).contiguous()}, temporary, told)
-        temporary.replace(path)
+        told = {"passed_over": json.dumps(pictures.passed_over)}
+        store_tensors(path, {"features": torch.from_numpy(features)}, told)
     return Extracted(features, dict(pictures.passed_over), False)

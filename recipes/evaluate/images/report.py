@@ -12,15 +12,15 @@ from lt.datagen.shards import LtError, UsageError
 from lt.recipes.config import nearest
 from lt.recipes.evaluate import bootstrap
 from lt.recipes.evaluate.bootstrap import Interval
-from lt.recipes.evaluate.features import Encoder
+from lt.recipes.evaluate.features import Encoder, weights_of
 from lt.recipes.evaluate.images import distances
 from lt.recipes.evaluate.images.clip import clip_score
 from lt.recipes.evaluate.images.controls import CONTROLS, TOLERANCE, caption_fidelity, edge_fidelity, pose_fidelity
 from lt.recipes.evaluate.images.distances import frechet_distance, kernel_distance, precision_recall, with_interval
 from lt.recipes.evaluate.images.inception import Inception
-from lt.recipes.evaluate.images.judge import Judge
 from lt.recipes.evaluate.images.pictures import Extractor, PictureSet, extract
 from lt.recipes.evaluate.report import Evaluation
+from lt.recipes.judge.judge import Judge
 from lt.recipes.judge.measures import NEAR
 from lt.recipes.registry import Note
 
@@ -149,7 +149,7 @@ def _prompts(drawn: PictureSet, controls: Sequence[str]) -> str:
 
 def _clip_protocol(clip: Encoder) -> dict[str, Any]:
     record = clip.record
-    return {"system": record.system, "preset": record.preset, "digest": clip.digest, "language": clip.language}
+    return {"system": record.system, "preset": record.preset, "digest": weights_of(clip), "language": clip.language}
 
 
 def _control_protocol(controls: Sequence[str], judge: Judge | None) -> dict[str, Any]:

@@ -1,13 +1,12 @@
-"""The world's judge: attributes, key points and features of pictures of drawn figures, and what is measured with them.
+"""The trained judge of the world `figures`: attributes, key points and features of pictures.
 
     judge = Judge.load()                                  # trained on the first call, found again later
-    text_accuracy(judge, pictures, samples)["all"]        # are the pictures of what the samples' captions say?
-    pck(judge.key_points(pictures), true, visible)        # do they stand as they should?
+    judge.attributes(pictures)["top_colour"]              # ["red", "blue" ...]
 
 It is an extractor for miniatures: its distances are no FID and compare with nothing but themselves.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +19,12 @@ from lt.datagen.shards import LtError, Sample
 from lt.datagen.shards.storage import digest_of, lt_home
 from lt.datagen.sources.figures import FiguresSource
 from lt.models.nn import judge as network
-from lt.models.nn.device import device as own_device
+from lt.models.nn.device import device
 from lt.models.nn.judge import Looked, found_points
 from lt.recipes.config import flat
 from lt.recipes.diffusion.pictures import channels_first, fitted, to_signed
-from lt.recipes.evaluate.bootstrap import Interval, resampled
 from lt.recipes.judge import labels, objective
-from lt.recipes.judge.labels import ATTRIBUTES, IN_EVERY_WORDING, described
-from lt.recipes.judge.measures import NEAR, points_found
+from lt.recipes.judge.labels import ATTRIBUTES
 from lt.recipes.judge.objective import JudgeObjective
 from lt.recipes.registry import Note
 from lt.recipes.training import checkpoints
@@ -45,7 +42,6 @@ class Judge:
     objective: JudgeObjective
     record: Record
     digest: str
-    device: torch.device
     name: str = "world judge"
     distances: tuple[str, str] = ("world_frechet", "world_kernel")
 
@@ -68,9 +64,8 @@ class Judge:
         trained, record = checkpoints.restore(where)
         if not isinstance(trained, JudgeObjective):
             raise LtError(f"{where} is a checkpoint of {record.system}, not a judge.", "Train one: lt train judge")
-        device = own_device()
-        trained.judge.to(device)
-        return cls(trained, record, record.files["model.safetensors"], device)
+        trained.judge.to(device())
+        return cls(trained, record, record.files["model.safetensors"])
 
     @property
     def resize(self) -> str:
@@ -108,53 +103,8 @@ class Judge:
         size = self.objective.settings.model.size
         for first in range(0, len(pictures), _BATCH):
             part = [channels_first(fitted(picture, size, size)) for picture in pictures[first : first + _BATCH]]
-            looked = self.objective.judge(to_signed(torch.from_numpy(np.stack(part)).to(self.device)))
+            looked = self.objective.judge(to_signed(torch.from_numpy(np.stack(part)).to(device())))
             yield Looked(_here(looked.heat), tuple(_here(logits) for logits in looked.logits), _here(looked.features))
-
-
-def text_accuracy(judge: Judge, pictures: Sequence[np.ndarray], samples: Sequence[Sample]) -> dict[str, Interval]:
-    """Percent of the attributes that the captions name which the judge sees in the pictures: `all`, and each attribute.
-
-    Args:
-        pictures: RGB uint8, one a sample.
-        samples: the figures whose captions the pictures were drawn from (the samples that `json.prompt_of` names).
-
-    Returns:
-        Bootstrap intervals over pictures. What a picture cannot show (see `described`) does not count; hair, which most
-        wordings leave out, never does.
-
-    Raises:
-        SampleError: a sample is no figure of the built-in world.
-        ValueError: no pictures, or not one a sample.
-    """
-    seen = judge.attributes(pictures)
-    told = [described(sample) for sample in samples]
-    counted = np.array([[name in one for name in IN_EVERY_WORDING] for one in told], float)
-    right = np.array(
-        [
-            [seen[name][row] == one.get(name) for name in IN_EVERY_WORDING]
-            for row, one in zip(range(len(pictures)), told, strict=True)
-        ],
-        float,
-    )
-    tops = np.concatenate([right.sum(1, keepdims=True), right], axis=1)
-    bottoms = np.concatenate([counted.sum(1, keepdims=True), counted], axis=1)
-    return dict(zip(("all", *IN_EVERY_WORDING), resampled(100 * tops, bottoms), strict=True))
-
-
-def pck(found: np.ndarray, true: np.ndarray, visible: np.ndarray, threshold: float = NEAR) -> Interval:
-    """Percent of the visible key points found within `threshold` times the figure's size; bootstrap interval over pictures.
-
-    Args:
-        found, true: [n, 17, 2], in one unit.
-        visible: bool [n, 17].
-        threshold: share of the longer side of the box round the visible key points.
-
-    Raises:
-        ValueError: no pictures.
-    """
-    hits = points_found(found, true, visible, threshold)
-    return resampled(100.0 * hits.sum(1), np.asarray(visible, bool).sum(1))[0]
 
 
 def true_points(sample: Sample, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -173,7 +123,6 @@ def _here(values: Tensor) -> Tensor:
 
 def _identity(plan: RunPlan) -> str:
     """Digest of everything that the judge's weights depend on but the libraries."""
-    settings = plan.settings
-    source = FiguresSource(1)
-    values: Mapping[str, object] = flat(settings)
-    return digest_of([values, source.inputs(), code_of(FiguresSource, network, labels, objective)])
+    return digest_of(
+        [flat(plan.settings), FiguresSource(1).inputs(), code_of(FiguresSource, network, labels, objective)]
+    )
