@@ -9,11 +9,13 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from lt.datagen.engine.run import run_pipeline
 from lt.datagen.engine.stage import Pipeline, SampleStage, model_time, rng_for
 from lt.datagen.shards import Reject, Sample, SampleError
 
@@ -154,6 +156,11 @@ def devices_told(marks: Path) -> list[str]:
 def digests(out: Path) -> dict[str, str]:
     """Names and sha256 of all shards in a folder, from their bytes."""
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.glob("*.tar"))}
+
+
+def run_and_tell(pipeline: Pipeline, out: Path, progress: Connection) -> None:
+    """A run without workers that says through `progress` how many tasks it has done, from the first sample on."""
+    run_pipeline(pipeline, out, workers=0, on_progress=lambda state: progress.send(state.done))
 
 
 def script(pipeline: str, out: Path, workers: int = 2) -> str:
