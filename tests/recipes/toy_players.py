@@ -109,6 +109,7 @@ RECIPE = Recipe(
     world=lambda settings, note: ([], ""),
     folder=Path(__file__).parent / "toy_cards",
 )
+SYSTEM = System("A game for two.", "toy_players:RECIPE")
 
 SYSTEM = System("A game for two.", "toy_players:RECIPE")
 
