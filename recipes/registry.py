@@ -12,6 +12,7 @@ from lt.recipes.system import Note, System, Verb, resolved
 
 if TYPE_CHECKING:
     from lt.recipes.training.objective import Objective
+    from lt.recipes.training.rounds import Rounds
 
 Shards = tuple[list[str], str]
 """Training shards, and validation shards ("" for none)."""
@@ -101,6 +102,8 @@ class Recipe:
     outline: Callable[[Any], "Objective | None"] = lambda settings: None
     """What `--dry-run` counts where pretrained weights that the settings name are not there: the trained modules by their shapes
     alone, on the meta device. None where all is there, and the run itself can be measured."""
+    rounds: "Rounds | None" = None
+    """Where a run consists of rounds that make shards and train on them, see `training/rounds.py`."""
 
     @property
     def presets(self) -> list[str]:

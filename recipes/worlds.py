@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from lt.datagen.cores import cores
-from lt.datagen.engine.run import run_pipeline
 from lt.datagen.engine.stage import Pipeline
-from lt.datagen.shards import LtError
 from lt.datagen.shards.manifest import MANIFEST, Manifest
 from lt.datagen.worlds import figures_pipeline, scenes_pipeline
+from lt.recipes.devices import run_to_end
 from lt.recipes.registry import Note
 
 
@@ -37,9 +36,5 @@ def made(pipeline: Pipeline, folder: Path, count: int, note: Note) -> Path:
     if (folder / MANIFEST).exists() and Manifest.load(folder / MANIFEST).complete:
         return folder
     note(f"  makes {folder}: {count:,} samples of the built-in world {pipeline.name}")
-    report = run_pipeline(pipeline, folder, workers=cores(), wait=True)
-    if not report.complete:
-        raise LtError(
-            f"{len(report.failed)} of {report.tasks} tasks failed: {folder} is not complete.", "Run it again."
-        )
+    run_to_end(pipeline, folder, cores())
     return folder

@@ -20,14 +20,13 @@ import torch
 
 from lt.datagen.cores import cores
 from lt.datagen.engine.plan import make_plan
-from lt.datagen.engine.run import run_pipeline
 from lt.datagen.engine.stage import Pipeline, Stage, batched, model_time
 from lt.datagen.shards import LtError, Reject, Sample, SampleError, captions_of, open_shards
 from lt.datagen.shards.storage import lt_home
 from lt.datagen.sources.shards import ShardSource
 from lt.models.nn.device import device
 from lt.models.pangu import SizeBuckets
-from lt.recipes.devices import devices_for
+from lt.recipes.devices import run_to_end
 from lt.recipes.diffusion import autoencoders
 from lt.recipes.diffusion.autoencoders import Located
 from lt.recipes.diffusion.controls import COMPUTED, control_picture
@@ -206,9 +205,7 @@ def _cached(where: str, stages: tuple[Stage, ...], note: Callable[[str], None]) 
     folder = lt_home() / "latents" / make_plan(pipeline).digest[:32]
     alone = torch.accelerator.is_available() or len(open_shards(where)) < _MANY
     workers = 0 if alone else cores()
-    report = run_pipeline(pipeline, folder, workers=workers, devices=devices_for(pipeline), wait=True)
-    if not report.complete:
-        raise LtError(f"{len(report.failed)} of {report.tasks} tasks failed: {report.failed[0]}.", "Run it again.")
+    report = run_to_end(pipeline, folder, workers)
     if report.done:
         note(f"  caches {report.count:,} latents of {where[:80]} in {folder} ({report.seconds:.0f} s)")
     return folder

@@ -170,8 +170,12 @@ def best(folder: Path) -> Path | None:
 
 
 def chosen(where: Path) -> Path:
-    """The checkpoint that a run's folder stands for (its best, else newest one); a checkpoint, or `lt:...`, for itself."""
+    """The checkpoint that a run's folder stands for (its best, else newest one); a checkpoint, or `lt:...`, for itself.
+
+    A run of rounds stands for the training of its last round, see `rounds.py`.
+    """
     where = located(where)
+    where = max((path.parents[2] for path in where.glob(f"round-*/*/checkpoints/step-*/{RECORD}")), default=where)
     folder = where / "checkpoints"
     return (best(folder) or latest(folder) or where) if folder.is_dir() else where
 

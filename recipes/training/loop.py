@@ -32,6 +32,7 @@ from lt.recipes.training.order import share
 from lt.recipes.training.parallel import Parts, make_accelerator
 from lt.recipes.training.plan import RunPlan, check_enough
 from lt.recipes.training.players import alone
+from lt.recipes.training.rounds import run_rounds
 from lt.recipes.training.run import Run, seed_all
 
 Note = Callable[[str], None]
@@ -66,7 +67,7 @@ class Outcome:
 def train(
     plan: RunPlan, note: Note = print, watch: Callable[[Progress], None] = lambda _: None, resume: bool = False
 ) -> Outcome:
-    """Train as planned, from the newest checkpoint in `plan.out` or from the start, until done or asked to stop.
+    """Train as planned, from where it was left or from the start, until done or asked to stop; in rounds where there are any.
 
     Args:
         note: takes lines for people.
@@ -76,6 +77,17 @@ def train(
     Raises:
         LtError: a checkpoint that does not fit, data that cannot be used, a loss that exploded, no space left ...
     """
+    rounds = plan.recipe.rounds
+    if rounds is None:
+        return _train(plan, note, watch, resume)
+    if resume and not plan.out.is_dir():
+        raise LtError(f"There is no run in {plan.out}.", "Leave out --resume to start one.")
+    main = make_accelerator(plan.settings.train).is_main_process
+    return run_rounds(plan, rounds, note if main else lambda _: None, main, lambda part: _train(part, note, watch))
+
+
+def _train(plan: Plan, note: Note, watch: Callable[[Progress], None], resume: bool = False) -> Outcome:
+    """One training, from the newest checkpoint in `plan.out` or from the start."""
     run = Run(plan, note)
     check_enough(run.train.batch, len(run.data.train))
     with directory_lock(plan.out) if run.main else nullcontext():

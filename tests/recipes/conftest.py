@@ -24,10 +24,11 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session", autouse=True)
 def toy_system():
     """The toys in the registry; processes start from a server that has imported it, and torch with it."""
-    registry.SYSTEMS.update(toy="toy", toy_players="toy_players")
+    registry.SYSTEMS.update(toy="toy", toy_players="toy_players", toy_rounds="toy_rounds")
     multiprocessing.set_forkserver_preload(["toy"])
     yield
-    del registry.SYSTEMS["toy"], registry.SYSTEMS["toy_players"]
+    for name in ("toy", "toy_players", "toy_rounds"):
+        del registry.SYSTEMS[name]
 
 
 @pytest.fixture(scope="session")

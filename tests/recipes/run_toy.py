@@ -9,5 +9,5 @@ if __name__ == "__main__":
     from lt.cli.app import main
     from lt.recipes.registry import SYSTEMS
 
-    SYSTEMS.update(toy="toy", toy_players="toy_players")
+    SYSTEMS.update(toy="toy", toy_players="toy_players", toy_rounds="toy_rounds")
     main()

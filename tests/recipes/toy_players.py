@@ -102,6 +102,7 @@ class Game(Objective):
         return Report({"loss": loss}, -loss)
 
 
+SYSTEM = System("A game for two.", "toy_players:RECIPE")
 RECIPE = Recipe(
     name="toy_players",
     settings=GameSettings,
