@@ -1,4 +1,4 @@
-"""The one device that this process computes on, and those that the machine has."""
+"""The one device that this process computes on, with which precision, and the devices that the machine has."""
 
 import os
 
@@ -13,6 +13,11 @@ def device() -> torch.device:
     if named := os.environ.get(VARIABLE):
         return torch.device(named)
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def dtype_for(where: torch.device) -> torch.dtype:
+    """Of weights that only draw: half precision on an accelerator, full on the processor."""
+    return torch.float32 if where.type == "cpu" else torch.float16
 
 
 def accelerators() -> tuple[str, ...]:

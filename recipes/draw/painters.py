@@ -11,12 +11,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from lt.datagen.shards import LtError
 from lt.datagen.shards.storage import digest_of, digest_of_file
 from lt.models.nn.autoencoder import LatentSpace
-from lt.models.nn.device import device
+from lt.models.nn.device import device, dtype_for
 from lt.models.nn.diffusion import Denoiser
 from lt.recipes.diffusion.quiet import without_bars
 from lt.recipes.diffusion.unets import INDEX
@@ -103,8 +105,9 @@ class PipelineFiles(PainterFiles):
 
         without_bars()
         folder = self.folders[0]
-        pipe: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
-        pipe.to(device())
+        where = device()
+        pipe: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, dtype=_dtype(Path(folder), where))
+        pipe.to(where)
         try:
             model = denoiser_from(pipe, self.controls)
         except ValueError as error:
@@ -127,6 +130,17 @@ class PipelineFiles(PainterFiles):
             unread=lambda prompt: 0,  # diffusers says itself what its tokenizer cuts off
             conditions=conditions,
         )
+
+
+def _dtype(folder: Path, where: torch.device) -> torch.dtype:
+    """Of a pipeline's weights: as the device wants them, but that what is stored in bfloat16 would overflow in float16."""
+    wanted = dtype_for(where)
+    files = [*folder.glob("unet/*.safetensors"), *folder.glob("transformer/*.safetensors")]
+    if wanted == torch.float32 or not files:
+        return wanted
+    with safe_open(files[0], "pt") as weights:
+        stored = weights.get_slice(next(iter(weights.keys()))).get_dtype()
+    return torch.bfloat16 if stored == "BF16" else wanted
 
 
 def locate_pipeline(where: str, asked: Sequence[str] = ()) -> PipelineFiles:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lt.datagen.shards import LtError
 from lt.datagen.shards.storage import digest_of
 from lt.models.nn.control import HINT
-from lt.models.nn.device import device
+from lt.models.nn.device import device, dtype_for
 from lt.models.nn.diffusion import Denoiser
 from lt.models.nn.sampling import make_scheduler
 from lt.models.pangu import TimeDecoupled
@@ -86,16 +86,16 @@ def _painter(files: RunFiles) -> Painter:
             )
     models = [_with_branches(one, branches) for one in generators]
     controls = tuple(sorted({one.settings.model.control for one in branches}))
-    model = (TimeDecoupled(*models) if len(models) > 1 else models[0]).to(device()).eval()
-    some.space.to(device())
+    where = device()
+    dtype = dtype_for(where)
+    model = (TimeDecoupled(*models) if len(models) > 1 else models[0]).to(where, dtype).eval()
+    some.space.to(where)  # in full precision: other runs share it
 
     def conditions(prompts: Sequence[str], size: tuple[int, int], hints: Mapping[str, Tensor]) -> Conditions:
-        given = {HINT + name: hint.to(device()) for name, hint in hints.items()}
-        given |= some.size_condition(*size, len(prompts))
-        return (
-            some.caption_condition(list(prompts)) | given,
-            some.caption_condition([""] * len(prompts)) | given,
-        )
+        given = {HINT + name: hint for name, hint in hints.items()} | some.size_condition(*size, len(prompts))
+        texts = some.caption_condition(list(prompts)), some.caption_condition([""] * len(prompts))
+        full, empty = ({name: _in(dtype, value.to(where)) for name, value in (text | given).items()} for text in texts)
+        return full, empty
 
     return Painter(
         name=_named(files, restored),
@@ -109,6 +109,10 @@ def _painter(files: RunFiles) -> Painter:
         unread=some.unread,
         conditions=conditions,
     )
+
+
+def _in(dtype: torch.dtype, value: Tensor) -> Tensor:
+    return value.to(dtype) if value.is_floating_point() else value
 
 
 def _generators(found: list[PanguObjective]) -> list[PanguObjective]:

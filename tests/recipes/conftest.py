@@ -1,6 +1,7 @@
 # ruff: noqa: E402 - paths and threads come before torch
 """The toy system, importable by name here and in worker processes, and runs in this process or in ones that can be killed."""
 
+import importlib.util
 import multiprocessing
 import os
 import sys
@@ -19,6 +20,12 @@ import toy
 from lt.recipes import registry
 
 torch.set_num_threads(1)
+
+_SPEC = importlib.util.spec_from_file_location("tiny_pipelines", Path(__file__).parents[1] / "models" / "conftest.py")
+assert _SPEC is not None and _SPEC.loader is not None
+_PIPELINES = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(_PIPELINES)
+tiny_sd, tiny_sdxl, tiny_pixart = _PIPELINES.tiny_sd, _PIPELINES.tiny_sdxl, _PIPELINES.tiny_pixart
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,5 @@
 """One folder in which a tiny autoencoder, both generators and a pose branch were trained for a few steps."""
 
-import importlib.util
 from pathlib import Path
 
 import diffusion_runs
@@ -10,14 +9,10 @@ from PIL import Image
 from lt.datagen.sources.figures import FiguresSource
 from lt.models.nn.unet import UNetShape
 from lt.recipes.diffusion.settings import UNETS
+from lt.recipes.draw import job
 
-_SPEC = importlib.util.spec_from_file_location("tiny_pipelines", Path(__file__).parents[2] / "models" / "conftest.py")
-assert _SPEC is not None and _SPEC.loader is not None
-_PIPELINES = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(_PIPELINES)
 SD_SHAPE = UNetShape(16, (32, 32), (1, 0), (2, 2), text_width=32, layers=1, linear_projection=False, groups=8)
 """Of the U-Net of `tiny_sd`."""
-tiny_sd, tiny_sdxl, tiny_pixart = _PIPELINES.tiny_sd, _PIPELINES.tiny_sdxl, _PIPELINES.tiny_pixart
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +32,7 @@ def here(folder, monkeypatch) -> Path:
     """The folder, as the current one."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("LT_HOME", str(folder / "home"))
+    monkeypatch.setattr(job, "_WORLD_SAMPLES", 16)
     return folder
 
 

@@ -1,16 +1,16 @@
 """`lt sample pangu`: pictures with their lineage from prompts and control pictures, by one model or several."""
 
-import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusion_runs import SHORT, WORLD, run
-from diffusion_sampling import LT, PROMPT, TINY, drawn, sample
+from diffusion_sampling import PROMPT, TINY, drawn, sample
 from PIL import Image
+from typer.testing import CliRunner
 
+from lt.cli.app import app
 from lt.datagen.engine.run import run_pipeline
 from lt.datagen.shards import LtError, captions_of, open_shards
 from lt.recipes import registry
@@ -26,26 +26,23 @@ from lt.recipes.training.plan import make_plan
 
 
 def test_with_nothing_said_it_draws_the_test_figures(here, tmp_path):
-    words = ["sample", "pangu", "--controls", "pose", "--count", "10", "--steps", "2", "--out", str(tmp_path)]
-    ended = subprocess.run([LT, *words], cwd=here, env={**os.environ}, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    first_line = ended.stderr.splitlines()[0]  # says whose pictures these are, and of what
+    words = ["--controls", "pose", "--count", "10", "--out", str(tmp_path)]
+    first_line = sample(*words).splitlines()[0]  # says whose pictures these are, and of what
     assert first_line.startswith("pangu: structure, texture, pose branch of structure; 64x64 pixels")
     assert "no --prompt: the figures world's test split" in first_line
     shards = open_shards(str(tmp_path))
     assert len(shards) == 10
     first = shards["figure-test-0-000000-seed-0"]
     assert first.fields == ["json", "png", "pose.png", "txt"] and first.picture.shape == (64, 64, 3)
-    source = open_shards("data/figures-test-64px-256")["figure-test-0-000000"]
+    source = open_shards("data/figures-test-64px-16")["figure-test-0-000000"]
     assert first["txt"] == captions_of(source)[0] and np.array_equal(first["pose.png"], source["pose.png"])
     stages = {entry["stage"]: entry for entry in first.meta["lineage"]}
     assert stages["captions"]["parents"] == ["figure-test-0-000000"]
     assert stages["pangu"]["seed"] == first.meta["seed"] == 0 and len(stages["pangu"]["model"]) == 64
     assert np.asarray(Image.open(tmp_path / "grid.png")).shape == (4 * 64 + 5 * 2, 8 * 64 + 9 * 2, 3)
-    again = subprocess.run([LT, *words], cwd=here, env={**os.environ}, capture_output=True, text=True)
-    assert again.returncode == 0 and "Nothing to do" in again.stderr
-    verified = subprocess.run([LT, "shards", "verify", str(tmp_path)], cwd=here, capture_output=True, text=True)
-    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert "Nothing to do" in sample(*words)
+    verified = CliRunner().invoke(app, ["shards", "verify", str(tmp_path)])
+    assert verified.exit_code == 0, verified.output
 
 
 def test_a_seed_gives_its_picture_in_any_batch(here, tmp_path):
@@ -121,14 +118,25 @@ def test_pipelines_of_other_shapes_draw_alone_and_together(tmp_path, tiny_sd, ti
 
 
 def test_a_second_model_draws_along(here, tmp_path, controls):
+    """Alone with itself it is itself; with a hardly heard one too; what another follows is seen, and by its share."""
     checkpoints.export(Path("runs/pangu-tiny-pose"), tmp_path / "posed")
-    pose = ("--controls", "pose", "--pose", str(controls["pose"]), "--prompt", PROMPT)
-    own = ("--checkpoint", TINY[0], "--checkpoint", TINY[1])
-    sample(*own, "--prompt", PROMPT, "--out", str(tmp_path / "alone"))
-    said = sample(*own, *pose, "--coop", f"{tmp_path / 'posed'}=0.5", "--out", str(tmp_path / "both"))
-    assert "together with StableDiffusionControlNetPipeline in" in said and "at 0.5" in said
-    (alone,), (both,) = drawn(tmp_path / "alone").values(), drawn(tmp_path / "both").values()
-    assert not np.array_equal(alone, both)
+    Image.fromarray(np.asarray(Image.open(controls["pose"]))[:, ::-1]).save(tmp_path / "mirrored.png")
+    own = ("--checkpoint", TINY[0], "--checkpoint", TINY[1], "--prompt", PROMPT)
+
+    def picture(name: str, *words: str) -> np.ndarray:
+        told = sample(*own, *words, "--out", str(tmp_path / name))
+        assert not words or "together with" in told
+        return next(iter(drawn(tmp_path / name).values()))
+
+    def posed(name: str, pose: Path, weight: float) -> np.ndarray:
+        return picture(name, "--coop", f"{tmp_path / 'posed'}={weight:f}", "--controls", "pose", "--pose", str(pose))
+
+    alone = picture("alone")
+    assert np.abs(picture("twice", "--coop", f"{'+'.join(TINY)}=0.5") - alone).max() <= 1
+    assert np.abs(posed("hardly", controls["pose"], 1e-6) - alone).max() <= 1
+    half, more = (posed(f"{weight}", controls["pose"], weight) for weight in (0.5, 0.9))
+    assert 1 < np.abs(half - alone).mean() < np.abs(more - alone).mean()
+    assert not np.array_equal(posed("mirrored", tmp_path / "mirrored.png", 0.9), more), "its branch sees the skeleton"
 
 
 def test_a_second_style_pulls_and_a_scale_of_zero_is_none(here, tmp_path):
