@@ -67,7 +67,7 @@ def test_a_missing_branch_says_how_to_train_it(here, tmp_path, controls, monkeyp
     monkeypatch.chdir(tmp_path)
     code, said = fails(monkeypatch, capsys, "--prompt", PROMPT, f"--{control}", str(controls["pose"]))
     assert code == 1 and f"pangu-tiny-{control} is not there" in said
-    assert f"Train it first: lt train pangu --preset tiny-{control}" in said
+    assert f"Train it first: lt train pangu --control {control}" in said
     both = [word for run in TINY for word in ("--checkpoint", run)]
     code, said = fails(monkeypatch, capsys, "--prompt", PROMPT, *both, f"--{control}", str(controls["pose"]))
     assert code == 2 and f"No control branch '{control}' here.\n  Train one: lt train pangu --control {control}" in said
