@@ -8,7 +8,7 @@ they learn; ours is the module that holds the adapter's weights alone, under pef
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 _NAME = "default"
 
@@ -49,7 +49,7 @@ def _place(tree: nn.Module, path: str, module: nn.Module) -> None:
     tree.add_module(name, module)
 
 
-def lora_layers(network: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def lora_layers(network: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The weights under diffusers' names, and what diffusers must know to scale them, for `save_lora_weights`."""
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import get_peft_model_state_dict

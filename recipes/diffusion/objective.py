@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -261,7 +261,7 @@ class DiffusionObjective(Objective):
                 raise LtError(f"The model in {where} has another shape.", "Train with its settings.") from None
         return checkpoints.digest_of_weights(record)
 
-    def check_base(self, base: Self, where: Path) -> None:
+    def check_base(self, base: "DiffusionObjective", where: Path) -> None:
         """Raises LtError where a trained model lives in another space, or means its numbers otherwise."""
         model, theirs = self.settings.model, base.settings.model
         if base.located.digest != self.located.digest or base.texts != self.texts:

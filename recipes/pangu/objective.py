@@ -53,9 +53,9 @@ class PanguObjective(DiffusionObjective):
             raise LtError(f"What is built on {folder} learns over the whole time line.", "--set model.generator=whole")
         return super().take_pipeline(folder)
 
-    def check_base(self, base: "PanguObjective", where: Path) -> None:
+    def check_base(self, base: DiffusionObjective, where: Path) -> None:
         super().check_base(base, where)
-        model, theirs = self.settings.model, base.settings.model
+        model, theirs = self.settings.model, cast(PanguObjective, base).settings.model
         if theirs.control or (theirs.stage, theirs.buckets) != (model.stage, model.buckets):
             raise LtError(
                 f"{where} is no {model.generator} generator at {model.stage.size} pixels.",
