@@ -10,9 +10,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, cast
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from accelerate.utils import gather_object
@@ -33,7 +32,7 @@ from lt.recipes.training.parallel import Parts, make_accelerator
 from lt.recipes.training.plan import RunPlan, check_enough
 from lt.recipes.training.players import alone
 from lt.recipes.training.rounds import run_rounds
-from lt.recipes.training.run import Run, seed_all
+from lt.recipes.training.run import Outcome, Run, seed_all
 
 Note = Callable[[str], None]
 
@@ -47,21 +46,6 @@ class Progress:
     loss: float
     samples_per_second: float
     seconds_left: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended. `checkpoint` is its newest one, `metrics` are the last validation's."""
-
-    status: Literal["done", "nothing to do", "stopped"]
-    out: Path
-    step: int
-    steps: int
-    checkpoint: Path | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    main: bool = True
-    """False on all ranks but the first, which leave speaking to it."""
 
 
 def train(
@@ -86,7 +70,7 @@ def train(
     return run_rounds(plan, rounds, note if main else lambda _: None, main, lambda part: _train(part, note, watch))
 
 
-def _train(plan: Plan, note: Note, watch: Callable[[Progress], None], resume: bool = False) -> Outcome:
+def _train(plan: RunPlan, note: Note, watch: Callable[[Progress], None], resume: bool = False) -> Outcome:
     """One training, from the newest checkpoint in `plan.out` or from the start."""
     run = Run(plan, note)
     check_enough(run.train.batch, len(run.data.train))

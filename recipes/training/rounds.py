@@ -30,8 +30,8 @@ from lt.recipes.config import Card, flat, resolve
 from lt.recipes.devices import run_to_end
 
 if TYPE_CHECKING:
-    from lt.recipes.training.loop import Outcome
-    from lt.recipes.training.plan import Plan
+    from lt.recipes.training.plan import RunPlan
+    from lt.recipes.training.run import Outcome
 
 Note = Callable[[str], None]
 
@@ -66,10 +66,12 @@ class Rounds:
     """How many rounds a run with these settings has, and what the steps of one are, in order; the last is a training."""
 
     count: Callable[[Any], int]
-    steps: Callable[["Plan", Round], Iterator[Shards | Training]]
+    steps: Callable[["RunPlan", Round], Iterator[Shards | Training]]
 
 
-def run_rounds(plan: "Plan", rounds: Rounds, note: Note, main: bool, train: Callable[["Plan"], "Outcome"]) -> "Outcome":
+def run_rounds(
+    plan: "RunPlan", rounds: Rounds, note: Note, main: bool, train: Callable[["RunPlan"], "Outcome"]
+) -> "Outcome":
     """Take all steps of all rounds, on all ranks; what is complete already is passed over.
 
     Args:
@@ -105,7 +107,7 @@ def _rounds(out: Path, count: int) -> Iterator[Round]:
         before = folder
 
 
-def _part(plan: "Plan", out: Path, values: Mapping[str, Any]) -> "Plan":
+def _part(plan: "RunPlan", out: Path, values: Mapping[str, Any]) -> "RunPlan":
     """The plan of one training among the rounds."""
     card = Card(plan.preset, plan.card_text, {**flat(plan.settings), **values})
     return replace(plan, resolved=replace(plan.resolved, settings=resolve(type(plan.settings), card).settings), out=out)

@@ -3,7 +3,9 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,6 +23,21 @@ from lt.recipes.training.plan import RunPlan, open_data, with_length
 from lt.recipes.training.players import make_sides, turns_of
 
 Found = tuple[Path, Record]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. `checkpoint` is its newest one, `metrics` are the last validation's."""
+
+    status: Literal["done", "nothing to do", "stopped"]
+    out: Path
+    step: int
+    steps: int
+    checkpoint: Path | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    main: bool = True
+    """False on all ranks but the first, which leave speaking to it."""
 
 
 class Run:

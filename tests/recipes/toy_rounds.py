@@ -11,7 +11,7 @@ from lt.datagen.shards import Reject, Sample
 from lt.datagen.sources.shards import ShardSource
 from lt.recipes.config import Section, Settings
 from lt.recipes.system import System
-from lt.recipes.training.plan import Plan
+from lt.recipes.training.plan import RunPlan
 from lt.recipes.training.rounds import Round, Rounds, Shards, Training
 
 
@@ -62,7 +62,7 @@ def _trace(file: str, line: str) -> None:
         opened.write(f"{line}\n")
 
 
-def steps(plan: Plan, now: Round) -> Iterator[Shards | Training]:
+def steps(plan: RunPlan, now: Round) -> Iterator[Shards | Training]:
     trace = plan.settings.rounds.trace
     source = ShardSource(plan.settings.data.train[0])
     yield Shards("candidates", Pipeline("candidates", source, (Candidate(now.number, trace),)))
