@@ -1,5 +1,6 @@
 """`lt train`: train a system on shards; the same command again continues, and says when there is nothing to do."""
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -42,7 +43,7 @@ def train(
     from lt.recipes.training.parallel import leave_ranks
     from lt.recipes.training.plan import completing, make_plan, missing_first
 
-    given = {"data.train": f"[{','.join(data)}]" if data else None, "train.steps": steps, "train.seed": seed}
+    given = {"data.train": json.dumps(data) if data else None, "train.steps": steps, "train.seed": seed}
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None] + settings
     plan = make_plan(registry.find(name), own.preset(preset), card, overrides, out)
     if show:

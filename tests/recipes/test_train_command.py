@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from lt.cli import app
+from lt.datagen.shards import open_shards
+from lt.recipes.training.checkpoints import Record
 
 LT = [sys.executable, str(Path(__file__).parent / "run_toy.py")]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
@@ -55,6 +57,17 @@ def test_a_dry_run_as_json_and_for_people(here):
     code, shown, told = here("train", "toy", "--dry-run", "--json")
     assert code == 0 and json.loads(shown)["sizes"] == [{"name": "net", "parameters": 2836, "trained": 2836}]
     assert "  net: 2,836 parameters" in told and "s each, measured)" in told
+
+
+@pytest.mark.parametrize("pattern", ["shard-{000000..000001}.tar", "shard-{000000,000001}.tar", "shard-00000[01].tar"])
+def test_data_may_be_a_pattern_of_shards(folder, here, shards, pattern):
+    """Two of the five shards, with forty samples each."""
+    out = f"pattern-{'glob' if '[' in pattern else len(pattern)}"
+    words = ("--data", f"{shards}/{pattern}", "--set", f"data.validation={shards}", "--steps", "2", "--out", out)
+    code, shown, told = here("train", "toy", *words, "--json")
+    assert code == 0, told
+    both = open_shards(str(shards / "shard-{000000..000001}.tar"))
+    assert Record.load(folder / json.loads(shown)["checkpoint"]).data == both.digest() and len(both) < 100
 
 
 def test_show_prints_every_setting_on_a_line_of_its_own(here):
