@@ -59,10 +59,10 @@ def test_a_dry_run_as_json_and_for_people(here):
     assert "  net: 2,836 parameters" in told and "s each, measured)" in told
 
 
-@pytest.mark.parametrize("pattern", ["shard-{000000..000001}.tar", "shard-{000000,000001}.tar", "shard-00000[01].tar"])
+@pytest.mark.parametrize("pattern", ["shard-{000000..000001}.tar", "shard-{000000,000001}.tar"])
 def test_data_may_be_a_pattern_of_shards(folder, here, shards, pattern):
     """Two of the five shards, with forty samples each."""
-    out = f"pattern-{'glob' if '[' in pattern else len(pattern)}"
+    out = f"pattern-{len(pattern)}"
     words = ("--data", f"{shards}/{pattern}", "--set", f"data.validation={shards}", "--steps", "2", "--out", out)
     code, shown, told = here("train", "toy", *words, "--json")
     assert code == 0, told
