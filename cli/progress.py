@@ -11,7 +11,7 @@ import typer
 from lt.cli.output import note, print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rich.console import RenderableType
     from rich.table import Table
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 _MOST_FAILURES = 3
 
 
-def run_with_table(pipeline: "Pipeline", out: Path, workers: int, engine: str, as_json: bool) -> "RunReport":
+def run_with_table(
+    pipeline: "Pipeline", out: Path, workers: int, engine: str, as_json: bool, devices: "Sequence[str] | None" = None
+) -> "RunReport":
     """Run `pipeline` into `out` under a live table and say how it ended.
 
     Raises:
@@ -33,7 +35,7 @@ def run_with_table(pipeline: "Pipeline", out: Path, workers: int, engine: str, a
 
     try:
         with _live_table() as show:
-            report = run_pipeline(pipeline, out, workers=workers, engine=engine, on_progress=show)
+            report = run_pipeline(pipeline, out, workers=workers, engine=engine, devices=devices, on_progress=show)
     except KeyboardInterrupt:  # typer would only say "Aborted"
         note(f"Stopped. {out} keeps what is finished; the same command again continues.")
         raise typer.Exit(1) from None

@@ -145,6 +145,9 @@ def _parameters_of(verb: "Verb") -> list[Parameter]:
     return [*made, _keyword("as_json", JsonOption, bool)]
 
 
+_DEVICES = "One worker each: such as cuda:0,cuda:1, or cpu; auto = all accelerators for what computes on one."
+
+
 def _making(verb: "Verb") -> list[Parameter]:
     where = verb.out.replace("{", "<").replace("}", ">")
     workers = "Worker processes." if verb.workers else "Worker processes; 0 = this one."
@@ -152,18 +155,20 @@ def _making(verb: "Verb") -> list[Parameter]:
         _keyword("out", typer.Option(None, "--out", help="Folder for the shards.", show_default=where), Path | None),
         _keyword("workers", typer.Option(verb.workers, "--workers", min=verb.workers, help=workers), int),
         _keyword("engine", typer.Option("local", "--engine", help="What runs them."), Literal["local", "ray"]),
+        _keyword("devices", typer.Option("auto", "--devices", help=_DEVICES), str),
     ]
 
 
 def _doing(verb: "Verb") -> Callable[..., None]:
-    def do(as_json: bool, out: Path | None = None, workers: int = 0, engine: str = "local", **values: Any) -> None:
+    def do(as_json: bool, **values: Any) -> None:
         from lt.recipes.system import Job, resolved
 
-        options = checked(verb.options, values)
+        options = checked(
+            verb.options, {name: values.pop(name) for name in verb.options.model_fields if name in values}
+        )
         found = resolved(verb.run)(options, note)
         if isinstance(found, Job):
-            out = out or found.out or Path(verb.out.format_map(values))
-            _make(found, out, workers, engine, as_json)
+            _make(found, Path(verb.out.format_map(dict(options))), as_json=as_json, **values)
         else:
             show(found, as_json)
 
@@ -184,10 +189,12 @@ def checked(section: "type[Section]", values: dict[str, Any]) -> Any:
         raise UsageError(named + first["msg"].removeprefix("Value error, ") + ".") from None
 
 
-def _make(job: "Job", out: Path, workers: int, engine: str, as_json: bool) -> None:
+def _make(job: "Job", usual: Path, out: Path | None, workers: int, engine: str, devices: str, as_json: bool) -> None:
     from lt.cli.progress import run_with_table
+    from lt.recipes.devices import devices_for
 
-    run_with_table(job.pipeline, out, workers, engine, as_json)
+    out = out or job.out or usual
+    run_with_table(job.pipeline, out, workers, engine, as_json, devices_for(job.pipeline, devices))
     if said := job.then(out):
         note(said)
 

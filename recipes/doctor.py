@@ -15,6 +15,7 @@ from lt.datagen.cores import cores
 
 if TYPE_CHECKING:
     from lt.models.perception.registry import Backend
+    from lt.recipes.system import System
 
 DISTRIBUTION = "lt-toolkit"
 _HIDDEN_EXTRAS = ("dev", "all")
@@ -44,7 +45,7 @@ class Report:
 
 def examine() -> Report:
     """Look at everything. Takes a few seconds where torch is installed, since only torch knows the devices."""
-    return Report([*machine(), *devices(), *extras(), *backends(), *weights(), *data_sets()])
+    return Report([*machine(), *devices(), *extras(), *backends(), *systems(), *weights(), *data_sets()])
 
 
 def machine() -> list[Finding]:
@@ -151,28 +152,36 @@ def _backend(backend: "Backend") -> Finding:
     return Finding("backend", name, "ok", backend.note)
 
 
+def systems() -> list[Finding]:
+    """What each system does, and the miniatures of it that ship with lt."""
+    from lt.recipes.registry import SYSTEMS, system_of
+
+    return [Finding("system", name, "ok", _abilities(name, system_of(name))) for name in SYSTEMS]
+
+
+def _abilities(name: str, system: "System") -> str:
+    from lt.recipes.shipped import SCHEME, shipped_runs
+
+    verbs = {"train": system.recipe, "sample": system.sample, "edit": system.edit, "eval": system.eval}
+    verbs |= {"datagen": system.datagen, "reproduce": system.study}
+    shipped = [f"{SCHEME}{run.name} {_megabytes(run / 'model.safetensors')}" for run in shipped_runs(name)]
+    return ", ".join(verb for verb, does in verbs.items() if does) + "".join(f"; {one}" for one in shipped)
+
+
 def weights() -> list[Finding]:
-    """Weights on this machine: the miniatures that ship with lt, and models in the hub's cache."""
-    shipped = sorted(Path(__file__).parent.glob("*/weights/*.safetensors"))
-    found = [
-        Finding("weights", path.parent.parent.name, "ok", f"{path.stem}, {_megabytes(path)}, ships with lt")
-        for path in shipped
-    ]
+    """Models in the hub's cache."""
     try:
         from huggingface_hub import scan_cache_dir
         from huggingface_hub.errors import CacheNotFound
     except ImportError:
-        return [*found, Finding("weights", "hub", "missing", "the hub's client is not installed", _install("experts"))]
+        return [Finding("weights", "hub", "missing", "the hub's client is not installed", _install("experts"))]
     try:
         models = [repo for repo in scan_cache_dir().repos if repo.repo_type == "model"]
     except CacheNotFound:
         models = []
     if not models:
-        return [
-            *found,
-            Finding("weights", "hub", "note", "no model in the hub's cache", "hf download facebook/sam-vit-base"),
-        ]
-    return found + [Finding("weights", repo.repo_id, "ok", f"{repo.size_on_disk / 1e6:,.0f} MB") for repo in models]
+        return [Finding("weights", "hub", "note", "no model in the hub's cache", "hf download facebook/sam-vit-base")]
+    return [Finding("weights", repo.repo_id, "ok", f"{repo.size_on_disk / 1e6:,.0f} MB") for repo in models]
 
 
 def data_sets() -> list[Finding]:

@@ -77,7 +77,10 @@ def export(samples: Iterable[Sample], out: Path, kind: str, progress: Callable[[
 
 
 def layers_of(sample: Sample) -> list[Layer]:
-    """Background first, then the layers from the lowest up, each cut to its visible box; wholly transparent ones are left out."""
+    """Background first, then the layers from the lowest up, each cut to its visible box; wholly transparent ones are left out.
+    Of an edited picture: source and result."""
+    if "source.png" in sample and "background.png" not in sample:
+        return _before_and_after(sample)
     if "background.png" not in sample:
         raise SampleError("no-layers", f"no background.png among {sample.fields}")
     described = sample.meta.get("layers") or []
@@ -91,6 +94,14 @@ def layers_of(sample: Sample) -> list[Layer]:
             entry = described[number] if number < len(described) and isinstance(described[number], dict) else {}
             layers.append(Layer(_layer_name(entry, number), pixels[y : y + height, x : x + width], x, y))
     return layers
+
+
+def _before_and_after(sample: Sample) -> list[Layer]:
+    """What was edited, and over it the result where it may differ."""
+    result, mask = _rgba(sample.picture), sample["mask.png"]
+    if mask.shape == result.shape[:2]:
+        result = np.dstack([result[:, :, :3], mask])
+    return [Layer("source", _rgba(sample["source.png"]), 0, 0), Layer("result", result, 0, 0)]
 
 
 def write_png_folder(sample: Sample, folder: Path) -> None:

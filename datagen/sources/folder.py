@@ -17,7 +17,9 @@ from lt.datagen.sources.pictures import PICTURE_SUFFIXES, load_picture
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Every picture below `root`, by path. The json may hold `captions`, `instances` (as COCO's) and anything else.
+    """Every picture below `root`, by path, or `root` itself where it is a picture.
+
+    The json may hold `captions`, `instances` (as COCO's) and anything else.
 
     Args:
         limit: only the first so many pictures (None: all).
@@ -47,12 +49,18 @@ class FolderSource:
     def read(self, split: list[list[str]]) -> Iterator[Sample | Reject]:
         for key, path in split:
             try:
-                yield self._sample(key, self.root / path, path)
+                yield self._sample(key, self._folder / path, path)
             except SampleError as error:
                 yield Reject(key, error.reason, error.detail, error.figure, "read", {"source": {"file": path}})
 
+    @property
+    def _folder(self) -> Path:
+        return self.root.parent if self.root.is_file() else self.root
+
     @cached_property
     def _files(self) -> list[str]:
+        if self.root.is_file():
+            return [self.root.name]
         if not self.root.is_dir():
             raise LtError(f"{self.root} is not a folder.", "Name the folder that holds the pictures.")
         found = [
@@ -68,11 +76,11 @@ class FolderSource:
         return sorted(found)[: self.limit]
 
     def _stamp(self, path: str) -> list[Any]:
-        stats = [(self.root / path).with_suffix(suffix) for suffix in (Path(path).suffix, ".txt", ".json")]
+        stats = [(self._folder / path).with_suffix(suffix) for suffix in (Path(path).suffix, ".txt", ".json")]
         return [path] + [[file.stat().st_size, file.stat().st_mtime_ns] for file in stats if file.is_file()]
 
     def _sample(self, key: str, path: Path, shown: str) -> Sample:
-        if not path.resolve().is_relative_to(self.root.resolve()):
+        if not path.resolve().is_relative_to(self._folder.resolve()):
             raise SampleError("unsafe-path", f"{shown} links to a file outside the folder")
         field, data, (width, height) = load_picture(path)
         meta = _beside(path, ".json") or {}

@@ -133,7 +133,7 @@ def _draw(sample: Sample, number: int, out: Path) -> dict[str, Any]:
 
 
 def _view_fields(sample: Sample) -> list[str]:
-    extra = [name for name in ("edge.png", "pose.png") if name in sample]
+    extra = [name for name in ("edge.png", "pose.png", "source.png", "mask.png") if name in sample]
     return (["background.png"] if "background.png" in sample else []) + sample.layer_fields + extra
 
 

@@ -83,6 +83,7 @@ const ltPage = (() => {
   function drawSample(entry) {
     $("sample-key").textContent = entry.key;
     drawCaptions(entry);
+    drawEdit(entry);
     drawStage(entry);
     drawSwitches(entry);
     const steps = entry.lineage.map((step) => [step.stage, step.params, step.code, rest(step)]);
@@ -142,6 +143,11 @@ const ltPage = (() => {
     }
     svg.toggleAttribute("hidden", true);
     return svg;
+  }
+
+  function drawEdit(entry) {
+    const parts = entry.views.includes("-source") ? ["-source", "-mask", ""] : [];
+    $("edit").replaceChildren(...parts.map((suffix) => element("img", { src: `${entry.image}${suffix}.webp`, alt: suffix.slice(1) || "result" })));
   }
 
   function drawSwitches(entry) {
