@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lt.datagen.worlds import figures_pipeline
+from lt.datagen.worlds import world_pipeline
 from lt.models.nn.autoencoder import small_autoencoder
 from lt.models.nn.captions import TOKENS, small_text_encoder
 from lt.models.nn.unet import TINY
@@ -118,7 +118,7 @@ def prepare(folder: Path, count: int) -> None:
     """Figures of 64 pixels, and an untrained autoencoder: the latents' values do not change how long a step takes."""
     torch.manual_seed(0)
     small_autoencoder().save_pretrained(folder / "vae")
-    made(figures_pipeline(count=count, split="train", seed=0, size=64), folder / "figures", count, print)
+    made(world_pipeline("figures", count=count, split="train", seed=0, size=64), folder / "figures", count, print)
 
 
 def same_size(folder: Path) -> int:

@@ -19,9 +19,6 @@ app = typer.Typer(
 Out = typer.Option(None, "--out", help="Folder for the shards.", show_default="data/<name>")
 Workers = typer.Option(1, "--workers", min=1, help="Worker processes.")
 Engine = typer.Option("local", "--engine", help="local | ray")
-Seed = typer.Option(0, "--seed", help="Another seed gives another data set.")
-Count = typer.Option(1000, "--count", min=1, help="How many samples.")
-Size = typer.Option(256, "--size", min=32, max=1024, help="Side of the pictures in pixels.")
 Limit = typer.Option(None, "--limit", min=1, help="Only the first so many pictures.")
 
 _COCO = Path("data/coco")
@@ -53,57 +50,6 @@ def layers(
         print_table(["setting", "value", "from", "what"], config.show(chosen))
         return
     _run(layers_pipeline(source, chosen.settings), out or Path(f"data/layers-{src}"), workers, engine, as_json)
-
-
-@app.command(epilog="Example: lt datagen openmoji --size 128")
-def openmoji(
-    size: int = Size,
-    things: bool = typer.Option(False, "--things", help="Only drawings of things: no faces, signs or symbols."),
-    out: Path = Out,
-    workers: int = Workers,
-    engine: str = Engine,
-    as_json: bool = JsonOption,
-) -> None:
-    """Single drawings of the OpenMoji world, named in English and Chinese."""
-    from lt.datagen.worlds import openmoji_pipeline
-
-    _run(openmoji_pipeline(size=size, things=things), out or Path("data/openmoji"), workers, engine, as_json)
-
-
-@app.command(epilog="Example: lt datagen scenes --count 200 --split train --seed 0")
-def scenes(
-    count: int = Count,
-    split: str = typer.Option("train", "--split", help="train | test | novel"),
-    seed: int = Seed,
-    size: int = Size,
-    out: Path = Out,
-    workers: int = Workers,
-    engine: str = Engine,
-    as_json: bool = JsonOption,
-) -> None:
-    """Drawn scenes of one to four objects with exact layers, and captions in English and Chinese."""
-    from lt.datagen.worlds import scenes_pipeline
-
-    pipeline = scenes_pipeline(count=count, split=split, seed=seed, size=size)
-    _run(pipeline, out or Path(f"data/scenes-{split}"), workers, engine, as_json)
-
-
-@app.command(epilog="Example: lt datagen figures --count 200 --split train --seed 0")
-def figures(
-    count: int = Count,
-    split: str = typer.Option("train", "--split", help="train | test"),
-    seed: int = Seed,
-    size: int = Size,
-    out: Path = Out,
-    workers: int = Workers,
-    engine: str = Engine,
-    as_json: bool = JsonOption,
-) -> None:
-    """Drawn persons with exact COCO-17 key points, pose and edge pictures, and captions."""
-    from lt.datagen.worlds import figures_pipeline
-
-    pipeline = figures_pipeline(count=count, split=split, seed=seed, size=size)
-    _run(pipeline, out or Path(f"data/figures-{split}"), workers, engine, as_json)
 
 
 @app.command(epilog="Example: lt datagen fetch coco --split val2017 --limit 100")

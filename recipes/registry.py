@@ -23,6 +23,7 @@ SYSTEMS: dict[str, str] = {
     "vae": "lt.recipes.vae",
     "pangu": "lt.recipes.pangu",
     "judge": "lt.recipes.judge",
+    "worlds": "lt.recipes.world_verbs",
 }
 """Name to the module that holds its `SYSTEM`."""
 

@@ -64,7 +64,7 @@ class Verb:
 
     Attributes:
         options: a section, from whose fields the command's options are made.
-        run: `module:function`, from (options, note) to a `Job` or an `Answer`.
+        run: `module:function` or a light function, from (options, note) to a `Job` or an `Answer`.
         example: a whole command, the last line of the help.
         about: a sentence, the first line of the help.
         out: where the shards go that a `Job` makes, such as `data/scenes-{split}`, with options in it; "" = it makes none.
@@ -72,7 +72,7 @@ class Verb:
     """
 
     options: type[Section]
-    run: str
+    run: str | Callable[..., Any]
     example: str
     about: str
     out: str = ""
@@ -120,7 +120,9 @@ def option(default: Any, *, flag: str = "", shown: str | bool = True, argument: 
     return Field(default, json_schema_extra={"flag": flag, "shown": shown, "argument": argument}, **limits)
 
 
-def resolved(where: str) -> Any:
-    """The object that `module:NAME` names."""
+def resolved(where: str | Callable[..., Any]) -> Any:
+    """The object that `module:NAME` names; what is no name is it itself."""
+    if not isinstance(where, str):
+        return where
     module, _, name = where.partition(":")
     return getattr(importlib.import_module(module), name)

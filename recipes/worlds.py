@@ -1,30 +1,28 @@
 """The built-in worlds as training and test data, made once: `data/scenes-train-64px-12000`, `data/figures-test-64px-256` ..."""
 
+from functools import partial
 from pathlib import Path
 
 from lt.datagen.cores import cores
 from lt.datagen.engine.stage import Pipeline
 from lt.datagen.shards.manifest import MANIFEST, Manifest
-from lt.datagen.worlds import figures_pipeline, scenes_pipeline
+from lt.datagen.worlds import world_pipeline
 from lt.recipes.devices import run_to_end
-from lt.recipes.registry import Note
+from lt.recipes.system import Note
 
 
-def scenes(split: str, count: int, size: int, note: Note, seed: int = 0) -> Path:
-    """The folder of `count` scenes of a split; made if it is not there or not complete."""
-    folder = Path("data") / (f"scenes-{split}-{size}px-{count}" + (f"-seed{seed}" if seed else ""))
-    return made(scenes_pipeline(count=count, split=split, seed=seed, size=size), folder, count, note)
+def world_samples(world: str, split: str, count: int, size: int, note: Note, seed: int = 0) -> Path:
+    """The folder of `count` samples of a split; made if it is not there or not complete."""
+    pipeline = world_pipeline(world, count=count, split=split, seed=seed, size=size)
+    return made(pipeline, world_folder(world, split, count, size, seed), count, note)
 
 
-def figures(split: str, count: int, size: int, note: Note, seed: int = 0) -> Path:
-    """The folder of `count` figures of a split; made if it is not there or not complete."""
-    folder = figures_folder(split, count, size, seed)
-    return made(figures_pipeline(count=count, split=split, seed=seed, size=size), folder, count, note)
+def world_folder(world: str, split: str, count: int, size: int, seed: int = 0) -> Path:
+    """Where `world_samples` has them, or will."""
+    return Path("data") / (f"{world}-{split}-{size}px-{count}" + (f"-seed{seed}" if seed else ""))
 
 
-def figures_folder(split: str, count: int, size: int, seed: int = 0) -> Path:
-    """Where `figures` has them, or will."""
-    return Path("data") / f"figures-{split}-{size}px-{count}" / (f"seed-{seed}" if seed else "")
+scenes, figures = partial(world_samples, "scenes"), partial(world_samples, "figures")
 
 
 def made(pipeline: Pipeline, folder: Path, count: int, note: Note) -> Path:

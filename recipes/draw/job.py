@@ -11,7 +11,7 @@ from lt.recipes.draw.options import ControlOptions, DrawOptions
 from lt.recipes.draw.painters import Painter
 from lt.recipes.draw.prompts import PromptSource, ShardPrompts, read_prompts
 from lt.recipes.system import Note
-from lt.recipes.worlds import figures, figures_folder
+from lt.recipes.worlds import figures, world_folder
 
 _WORLD_SAMPLES, _FROM_SHARDS = 256, 16
 _NO_CONTROLS = ControlOptions()
@@ -56,7 +56,7 @@ def prompt_source(
     count = options.count or _FROM_SHARDS
     world = "test", max(_WORLD_SAMPLES, count), max(64, *size)
     said = "as asked" if options.data else "no --prompt: the figures world's test split"
-    tell(f"prompts and control pictures of {options.data or figures_folder(*world)} ({said})")
+    tell(f"prompts and control pictures of {options.data or world_folder('figures', *world)} ({said})")
     where = options.data or str(figures(*world, note))
     return ShardPrompts(where, count, options.seed, size, follow.followed)
 

@@ -17,14 +17,15 @@ from torch import Tensor
 from lt.datagen.engine.code import code_of
 from lt.datagen.shards import LtError, Sample
 from lt.datagen.shards.storage import digest_of, lt_home
+from lt.datagen.sources import figure_traits
+from lt.datagen.sources.figure_traits import ATTRIBUTES
 from lt.datagen.sources.figures import FiguresSource
 from lt.models.nn import judge as network
 from lt.models.nn.device import device
 from lt.models.nn.judge import Looked, found_points
 from lt.recipes.config import flat
 from lt.recipes.diffusion.pictures import channels_first, fitted, to_signed
-from lt.recipes.judge import labels, objective
-from lt.recipes.judge.labels import ATTRIBUTES
+from lt.recipes.judge import objective
 from lt.recipes.judge.objective import JudgeObjective
 from lt.recipes.registry import Note
 from lt.recipes.training import checkpoints
@@ -124,5 +125,5 @@ def _here(values: Tensor) -> Tensor:
 def _identity(plan: RunPlan) -> str:
     """Digest of everything that the judge's weights depend on but the libraries."""
     return digest_of(
-        [flat(plan.settings), FiguresSource(1).inputs(), code_of(FiguresSource, network, labels, objective)]
+        [flat(plan.settings), FiguresSource(1).inputs(), code_of(FiguresSource, network, figure_traits, objective)]
     )

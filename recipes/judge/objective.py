@@ -20,15 +20,18 @@ from torch import Tensor
 
 from lt.datagen.pose import COCO_KEYPOINTS
 from lt.datagen.shards import LtError, Sample, SampleError
+from lt.datagen.sources.figure_traits import SIDES
+from lt.datagen.worlds import WORLDS
 from lt.models.nn.judge import JudgeNet, found_points, spread
 from lt.recipes.config import Section, Settings
 from lt.recipes.diffusion.pictures import channels_first, fitted, to_signed
-from lt.recipes.judge.labels import ATTRIBUTES, IN_EVERY_WORDING, SIDES, described
 from lt.recipes.judge.measures import points_found
 from lt.recipes.registry import Note, Recipe
 from lt.recipes.training.objective import Batch, Metrics, Objective, Report
 from lt.recipes.worlds import figures
 
+TRAITS = WORLDS["figures"].traits
+ATTRIBUTES, IN_EVERY_WORDING = TRAITS.ATTRIBUTES, TRAITS.IN_EVERY_WORDING
 UNSEEN = -1
 """The label of an attribute that a picture cannot show."""
 _BLUR, _ROUGH = 0.8, 8.0  # pixels; of 255
@@ -76,7 +79,7 @@ class Row:
     size: int
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
-        told, points = described(sample), exact_points(sample)
+        told, points = TRAITS.described(sample), exact_points(sample)
         image = channels_first(fitted(sample.picture, self.size, self.size))
         labels = [values.index(told[name]) if name in told else UNSEEN for name, values in ATTRIBUTES.items()]
         row = {"image": image, "points": points, "labels": np.array(labels)}

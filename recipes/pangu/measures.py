@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lt.datagen.sources.figure_traits import described
 from lt.models.coop import HandOver, Member
 from lt.models.nn.sampling import Solver, sample, seeded_start
 from lt.models.pangu import T_STRUCT
@@ -24,7 +25,6 @@ from lt.recipes.draw.painters import Painter, open_painter
 from lt.recipes.evaluate.bootstrap import resampled
 from lt.recipes.evaluate.images.distances import frechet_distance
 from lt.recipes.judge.judge import Judge, true_points
-from lt.recipes.judge.labels import described
 from lt.recipes.judge.measures import points_found
 from lt.recipes.pangu.miniature import HIGH, LOW, Orders
 from lt.recipes.pangu.painters import locate_runs

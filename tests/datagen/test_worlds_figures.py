@@ -27,7 +27,7 @@ from lt.datagen.sources.figure_body import ACTIONS, BUILDS, joints, sample_stanc
 from lt.datagen.sources.figure_drawing import GARMENT_COLOURS, Shape
 from lt.datagen.sources.figures import FiguresSource, edges
 from lt.datagen.sources.held_out import split_of
-from lt.datagen.worlds import figures_pipeline
+from lt.datagen.worlds import world_pipeline
 
 SIZE = 128
 
@@ -91,7 +91,7 @@ def test_train_and_test_are_apart_by_combination(figures):
 
 def test_unknown_splits_are_refused():
     with pytest.raises(UsageError, match="figures has no split 'novel'"):
-        figures_pipeline(1, split="novel")
+        world_pipeline("figures", 1, split="novel")
 
 
 # Key points

@@ -25,7 +25,7 @@ from lt.datagen.sources.grammar import COLOURS_ZH, NUMBERS, SHORT_COLOURS_ZH, pl
 from lt.datagen.sources.held_out import SHARE, is_held_out, split_of
 from lt.datagen.sources.scene_layout import is_beside
 from lt.datagen.sources.scenes import ScenesSource
-from lt.datagen.worlds import scenes_pipeline
+from lt.datagen.worlds import world_pipeline
 
 SPLITS = ("train", "test", "novel")
 SIZE = 96
@@ -101,7 +101,7 @@ def test_any_seed_and_size_is_exact_and_true(seed, size, split):
 
 
 def test_shards_through_the_engine(tmp_path):
-    pipeline = scenes_pipeline(count=7, split="test", seed=3, size=64, shard_size=4)
+    pipeline = world_pipeline("scenes", count=7, split="test", seed=3, size=64, shard_size=4)
     assert run_pipeline(pipeline, tmp_path / "scenes", workers=0).exit_code == 0
     read = list(open_shards(tmp_path / "scenes"))
     assert [sample.key for sample in read] == [f"scene-test-3-{number:06d}" for number in range(7)]

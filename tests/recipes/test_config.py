@@ -8,7 +8,7 @@ import toy
 from lt.datagen.shards.errors import LtError, UsageError
 from lt.recipes import registry
 from lt.recipes.config import CARD_HEADER, Card, differences, fields_of, flat, read_card, resolve, show
-from lt.recipes.training.plan import make_plan
+from lt.recipes.training.plan import make_plan, missing_first
 
 CARD = Card("mine", "", {"train": {"lr": "3e-4", "betas": [0.8, 0.9]}, "model": {"width": 4}})
 
@@ -87,7 +87,7 @@ def test_presets_are_chosen_and_explained(tmp_path):
         registry.find("filp")
 
 
-@pytest.mark.parametrize("name", sorted(registry.SYSTEMS))
+@pytest.mark.parametrize("name", sorted(registry.systems_with("recipe")))
 def test_shipped_cards_fit_and_say_what_to_expect(name):
     recipe = registry.find(name)
     assert "tiny" in recipe.presets
@@ -98,3 +98,29 @@ def test_shipped_cards_fit_and_say_what_to_expect(name):
         assert card.text.startswith("# command: lt train ")
     for key, info in fields_of(recipe.settings).items():
         assert info.description, f"{name}: {key} has no documentation"
+
+
+def test_a_card_says_what_differs_from_the_one_it_is_like(tmp_path):
+    (tmp_path / "first.yaml").write_text("train: {steps: 7, lr: 0.1}\nmodel: {width: 4}\n")
+    (tmp_path / "second.yaml").write_text("like: first\ntrain: {steps: 9}\n")
+    settings = resolve(toy.ToySettings, read_card(tmp_path / "second.yaml")).settings
+    assert (settings.train.steps, settings.train.lr, settings.model.width) == (9, 0.1, 4)
+    (tmp_path / "third.yaml").write_text("like: nothing\n")
+    with pytest.raises(LtError, match=r"nothing.yaml: No such file"):
+        read_card(tmp_path / "third.yaml")
+
+
+def test_a_run_is_known_by_its_name():
+    run = registry.run_named("runs/pangu-tiny-pose")
+    assert run and (run.system, run.preset, run.command) == ("pangu", "tiny-pose", "lt train pangu --control pose")
+    for name in ("runs/pangu-tinny", "pangu-tiny", "elsewhere/pangu-tiny", "runs/worlds-tiny"):
+        assert registry.run_named(name) is None
+
+
+def test_what_a_run_builds_on_is_trained_first_with_the_settings_that_it_knows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["train.init=runs/vae-tiny", "world.train=40", "data.workers=0", "log.every=3", "train.lr=1e-3"]
+    (first,) = missing_first(make_plan(registry.find("filip"), "tiny", None, words))
+    assert (first.recipe.name, first.preset, first.out) == ("vae", "tiny", Path("runs/vae-tiny"))
+    named = {key: flat(first.settings)[key] for key, who in first.resolved.origin.items() if who == "--set"}
+    assert named == {"data.workers": 0, "log.every": 3}

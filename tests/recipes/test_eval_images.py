@@ -12,7 +12,8 @@ from lt.cli import app
 from lt.datagen.engine.run import run_pipeline
 from lt.datagen.pose import COCO_KEYPOINTS
 from lt.datagen.shards import LtError, Sample, SampleError, UsageError, open_shards
-from lt.datagen.worlds import figures_pipeline
+from lt.datagen.sources.figure_traits import ATTRIBUTES, IN_EVERY_WORDING, described
+from lt.datagen.worlds import world_pipeline
 from lt.recipes import registry
 from lt.recipes.evaluate.images import report
 from lt.recipes.evaluate.images.controls import edge_metrics, edge_scores, pck, text_accuracy
@@ -26,7 +27,6 @@ from lt.recipes.evaluate.images.distances import (
 from lt.recipes.evaluate.images.inception import Inception
 from lt.recipes.evaluate.images.pictures import PictureSet, extract
 from lt.recipes.judge.judge import Judge, true_points
-from lt.recipes.judge.labels import ATTRIBUTES, IN_EVERY_WORDING, described
 from lt.recipes.judge.measures import points_found
 from lt.recipes.judge.objective import Row, mirrored
 from lt.recipes.training.loop import train
@@ -165,7 +165,7 @@ def home(tmp_path_factory):
     """A folder with figures and a judge of a few steps, as `Judge.load` would leave it."""
     folder = tmp_path_factory.mktemp("judge")
     for split, count in (("train", 64), ("test", 48)):
-        pipeline = figures_pipeline(count=count, split=split, seed=0, size=64)
+        pipeline = world_pipeline("figures", count=count, split=split, seed=0, size=64)
         run_pipeline(pipeline, folder / split, workers=0)
     overrides = [f"data.train={folder / 'train'}", f"data.validation={folder / 'test'}", "train.batch=16"]
     overrides += [

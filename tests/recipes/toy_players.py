@@ -112,8 +112,6 @@ RECIPE = Recipe(
 )
 SYSTEM = System("A game for two.", "toy_players:RECIPE")
 
-SYSTEM = System("A game for two.", "toy_players:RECIPE")
-
 
 def plan(shards: Path, out: Path, *overrides: str):
     """The tiny preset on `shards`, into `out`."""

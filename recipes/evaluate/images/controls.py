@@ -6,11 +6,11 @@ import numpy as np
 
 from lt.datagen.engine.stage import batched
 from lt.datagen.shards import LtError, Sample, SampleError
+from lt.datagen.sources.figure_traits import IN_EVERY_WORDING, described
 from lt.models.perception.registry import load
 from lt.recipes.evaluate.bootstrap import Interval, resampled
 from lt.recipes.evaluate.images.pictures import BATCH, PictureSet
 from lt.recipes.judge.judge import Judge, true_points
-from lt.recipes.judge.labels import IN_EVERY_WORDING, described
 from lt.recipes.judge.measures import NEAR, points_found
 
 CONTROLS = ("edge", "pose", "caption")
