@@ -110,7 +110,6 @@ RECIPE = Recipe(
     world=lambda settings, note: ([], ""),
     folder=Path(__file__).parent / "toy_cards",
 )
-SYSTEM = System("A game for two.", "toy_players:RECIPE")
 
 
 def plan(shards: Path, out: Path, *overrides: str):
