@@ -117,7 +117,8 @@ def parameters(section: "type[Section]") -> list[Parameter]:
 def _parameter(name: str, info: Any) -> Parameter:
     said: dict[str, Any] = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
     limits = {ours: getattr(of, its) for of in info.metadata for ours, its in _LIMITS.items() if hasattr(of, its)}
-    kind, default = info.annotation, ... if info.is_required() else info.default
+    kind: Any = info.annotation
+    default: Any = ... if info.is_required() else info.default
     if get_origin(kind) in (list, tuple):
         kind, default = list[get_args(kind)[0]], list(default)
     told = {"help": " ".join((info.description or "").split()), "show_default": said.get("shown", True), **limits}
