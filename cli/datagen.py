@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from lt.cli.output import JsonOption, note, print_json, print_table, progress_bars
-from lt.cli.verbs import Verbs
+from lt.cli.verbs import DevicesOption, Verbs
 
 if TYPE_CHECKING:
-    from lt.datagen.engine.stage import Pipeline, Source
+    from lt.datagen.engine.stage import Source
     from lt.datagen.fetch import Step
 
 app = typer.Typer(
@@ -38,18 +38,23 @@ def layers(
     out: Path = Out,
     workers: int = Workers,
     engine: str = Engine,
+    devices: str = DevicesOption,
     as_json: bool = JsonOption,
 ) -> None:
     """Photographs in, layers out: masks, mattes, z-order, completed backgrounds, captions per layer."""
     source = None if show else _layer_source(src, folder, root, split, limit)
+    from lt.cli.progress import run_with_table
     from lt.datagen.layers import LayersSettings, layers_pipeline
     from lt.recipes import config
+    from lt.recipes.devices import devices_for
 
     chosen = config.resolve(LayersSettings, overrides=settings)
     if source is None:
         print_table(["setting", "value", "from", "what"], config.show(chosen))
         return
-    _run(layers_pipeline(source, chosen.settings), out or Path(f"data/layers-{src}"), workers, engine, as_json)
+    pipeline = layers_pipeline(source, chosen.settings)
+    out = out or Path(f"data/layers-{src}")
+    run_with_table(pipeline, out, workers, engine, as_json, devices_for(pipeline, devices))
 
 
 @app.command(epilog="Example: lt datagen fetch coco --split val2017 --limit 100")
@@ -114,9 +119,3 @@ def _default_coco() -> Path:
         "  Have it already: lt datagen layers --src coco --root DIR --split val2017\n"
         "  What runs now:   lt datagen layers --src photos",
     )
-
-
-def _run(pipeline: "Pipeline", out: Path, workers: int, engine: str, as_json: bool) -> None:
-    from lt.cli.progress import run_with_table
-
-    run_with_table(pipeline, out, workers, engine, as_json)

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from lt.recipes.config import Section
     from lt.recipes.system import Answer, Job, System, Verb
 
+DevicesOption = typer.Option(
+    "auto",
+    "--devices",
+    help="One worker each: such as cuda:0,cuda:1, or cpu; auto = all accelerators for what computes on one.",
+)
+
 
 class Verbs(TyperGroup):
     """The commands under one verb: those written in its file, and those that systems bring."""
@@ -146,9 +152,6 @@ def _parameters_of(verb: "Verb") -> list[Parameter]:
     return [*made, _keyword("as_json", JsonOption, bool)]
 
 
-_DEVICES = "One worker each: such as cuda:0,cuda:1, or cpu; auto = all accelerators for what computes on one."
-
-
 def _making(verb: "Verb") -> list[Parameter]:
     where = verb.out.replace("{", "<").replace("}", ">")
     workers = "Worker processes." if verb.workers else "Worker processes; 0 = this one."
@@ -156,7 +159,7 @@ def _making(verb: "Verb") -> list[Parameter]:
         _keyword("out", typer.Option(None, "--out", help="Folder for the shards.", show_default=where), Path | None),
         _keyword("workers", typer.Option(verb.workers, "--workers", min=verb.workers, help=workers), int),
         _keyword("engine", typer.Option("local", "--engine", help="What runs them."), Literal["local", "ray"]),
-        _keyword("devices", typer.Option("auto", "--devices", help=_DEVICES), str),
+        _keyword("devices", DevicesOption, str),
     ]
 
 
