@@ -15,7 +15,7 @@ from lt.datagen.shards import tar
 from lt.datagen.shards.errors import LtError
 from lt.datagen.shards.manifest import Sidecar, parse_document
 from lt.datagen.shards.remote import Location
-from lt.datagen.shards.storage import atomic_file, digest_of, lt_home
+from lt.datagen.shards.storage import atomic_file, digest_of, digest_of_file, lt_home
 
 _FORMAT = 2  # of cached indexes
 
@@ -119,8 +119,7 @@ def foreign_content(shard: Location) -> str:
     path = _cache_path(shard, "sha256")
     if path is not None and path.exists():
         return path.read_text(encoding="utf-8")
-    with shard.open() as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = digest_of_file(shard.path)
     if path is not None:
         with contextlib.suppress(LtError), atomic_file(path, "w", durable=False) as out:
             out.write(digest)

@@ -118,9 +118,10 @@ class Solver:
     def z(self) -> Tensor:
         """The state ``alpha x0 + sigma eps`` at the current rung, as a network wants to see it, ``[b, ...]``; at the bottom
         the clean latent. May be set."""
-        if self._z is None:
-            self._z = self._sample if self.is_done else self.scheduler.scale_model_input(self._sample, self.t)
-        return self._z
+        z = self._z
+        if z is None:
+            z = self._z = self._sample if self.is_done else self.scheduler.scale_model_input(self._sample, self.t)
+        return z
 
     @z.setter
     def z(self, z: Tensor) -> None:
