@@ -84,9 +84,9 @@ def reproduced(tmp_path_factory) -> tuple[str, dict]:
         folder = tmp_path_factory.mktemp("study")
         patch.chdir(folder)
         patch.setenv("LT_HOME", str(folder / "home"))
-        patch.setattr(study, "TRAIN", 40)
-        patch.setattr(study, "TEST", 66)  # more than the judge's features have numbers
-        patch.setattr(measures, "STEPS", 2)
+        patch.setattr(study, "TRAIN", 150)
+        patch.setattr(study, "TEST", 72)
+        patch.setattr(measures, "STEPS", 4)
         patch.setattr(ledger, "_half", lambda latent: latent**2)
         result = CliRunner().invoke(
             app, ["reproduce", "pangu", "--steps", "2", "--seeds", "1", "--jobs", "1", "--out", "runs"]
