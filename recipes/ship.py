@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor
 
 from lt.datagen.shards import LtError
-from lt.datagen.shards.storage import digest_of_file, write_json
 from lt.recipes.registry import Need, find, systems_with, usual_run
 from lt.recipes.shipped import SCHEME, weights_folder
 from lt.recipes.training import checkpoints
@@ -40,26 +39,18 @@ def ship(run: Path, target: Path) -> Path:
     record = record.model_copy(update={"settings": settings, "losses": {}})
     recipe = find(record.system)
     built_on = recipe.objective(checkpoints.settings_of(record, recipe.settings)).built_on
-    return _write(target, record.model_copy(update={"built_on": built_on}), _halved(objective), run / "log.jsonl")
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    record = record.model_copy(update={"built_on": built_on})
+    checkpoints.write(target, record, {"model": _halved(objective)}, objective.words)
+    shutil.copyfile(run / "log.jsonl", target / "log.jsonl")
+    return target
 
 
 def _halved(objective: Objective) -> dict[str, Tensor]:
     """Weights in half precision; single numbers stay as they are."""
     weights = checkpoints.weights_of(objective)
     return {name: t.half() if t.is_floating_point() and t.ndim else t for name, t in weights.items()}
-
-
-def _write(target: Path, record: checkpoints.Record, weights: Mapping[str, Tensor], log: Path) -> Path:
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    file = target / "model.safetensors"
-    checkpoints.write_tensors(file, weights)
-    write_json(
-        target / checkpoints.RECORD,
-        record.model_copy(update={"files": {file.name: digest_of_file(file)}}).model_dump(mode="json"),
-    )
-    shutil.copyfile(log, target / log.name)
-    return target
 
 
 def _as_shipped(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 recipes/filip/weights/filip-tiny/
   checkpoint.json        the checkpoint's record: settings, card, digest of the data, metrics, versions
+  words.txt              the list of words that its texts are numbered by, where there is one
   model.safetensors      its weights: the moving average where one was kept; in half precision
   log.jsonl              the log of the run that made them
 

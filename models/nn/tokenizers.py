@@ -39,6 +39,8 @@ class TextTokenizer(Protocol):
 
     vocabulary: int
     length: int
+    words: tuple[str, ...]
+    """The list that it was made with: a model that is trained with it needs the same one. () where there is only one."""
 
     def __call__(self, texts: Sequence[str]) -> Tokens: ...
 
@@ -56,6 +58,7 @@ class _Framed:
 
     vocabulary: int
     length: int
+    words: tuple[str, ...] = ()
     start: int
     end: int
     pad: int
@@ -121,12 +124,12 @@ class BertChineseTokenizer(_Framed):
 
     def __init__(self, length: int = 32, vocabulary_file: str | Path | None = None):
         file = Path(vocabulary_file) if vocabulary_file else Path(__file__).with_name("bert_chinese_vocab.txt")
-        self._names = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        numbers = {name: i for i, name in enumerate(self._names)}
+        self.words = tuple(file.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+        numbers = {name: i for i, name in enumerate(self.words)}
         missing = {"[PAD]", "[UNK]", "[CLS]", "[SEP]"} - numbers.keys()
         if missing:
             raise ValueError(f"{file} is not a BERT vocabulary: it lacks {', '.join(sorted(missing))}")
-        self.length, self.vocabulary = length, len(self._names)
+        self.length, self.vocabulary = length, len(self.words)
         self.pad, self.start, self.end = numbers["[PAD]"], numbers["[CLS]"], numbers["[SEP]"]
         self._backend = Tokenizer(WordPiece(numbers, unk_token="[UNK]", max_input_chars_per_word=100))
         self._backend.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -136,7 +139,7 @@ class BertChineseTokenizer(_Framed):
         return [e.ids for e in self._backend.encode_batch([_well_formed(t) for t in texts])]
 
     def _piece(self, number: int) -> str:
-        return self._names[number].removeprefix("##")
+        return self.words[number].removeprefix("##")
 
 
 class WordTokenizer(_Framed):

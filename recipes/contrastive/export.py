@@ -13,7 +13,6 @@
 """
 
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,10 +28,9 @@ from transformers.utils import logging as transformers_logging
 
 from lt.datagen.shards import LtError
 from lt.datagen.shards.storage import write_json
-from lt.models.nn import tokenizers
 from lt.models.nn.dual import DualEncoder
 from lt.models.nn.timm_tower import TimmConfig
-from lt.models.nn.tokenizers import BertChineseTokenizer, TextTokenizer, WordTokenizer
+from lt.models.nn.tokenizers import TextTokenizer, WordTokenizer
 from lt.recipes.contrastive.settings import TextSettings
 
 TOLERANCE = 1e-4
@@ -83,12 +81,9 @@ def write_encoder(model: DualEncoder, tokenizer: TextTokenizer, text: TextSettin
     marks = {name: getattr(tokenizer, name) for name in ("start", "end", "pad", "length") if hasattr(tokenizer, name)}
     described = {"language": text.language, "tokenizer": text.tokenizer, **marks}
     write_json(folder / "encoder.json", {"model": asdict(model.config), "text": described})
-    if isinstance(tokenizer, WordTokenizer):
-        entries = [*WordTokenizer.SPECIAL, *tokenizer.words]
+    if tokenizer.words:
+        entries = [*(WordTokenizer.SPECIAL if isinstance(tokenizer, WordTokenizer) else ()), *tokenizer.words]
         (folder / "vocab.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
-    elif isinstance(tokenizer, BertChineseTokenizer):
-        own = text.vocabulary
-        shutil.copyfile(own or Path(tokenizers.__file__).with_name("bert_chinese_vocab.txt"), folder / "vocab.txt")
 
 
 def write_clip(model: DualEncoder, tokenizer: Any, folder: Path) -> None:

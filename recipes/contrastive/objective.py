@@ -50,7 +50,7 @@ class ContrastiveObjective(Objective):
     fsdp_blocks = (Block,)
 
     def __init__(self, settings: ContrastiveSettings, head: HeadSettings, model: DualEncoder, tokenizer: TextTokenizer):
-        self.settings, self.head, self.tokenizer = settings, head, tokenizer
+        self.settings, self.head, self.tokenizer, self.words = settings, head, tokenizer, tokenizer.words
         self.modules = {"model": model}
         self.exchange = Exchange(head.keep, head.half)
         model.set_checkpointing(head.checkpointing)

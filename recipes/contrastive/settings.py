@@ -21,8 +21,9 @@ class TextSettings(Section):
     """Which captions of the samples are read; shards with `txt` alone are taken as they are."""
     tokenizer: Literal["words", "clip", "bert-zh"] = "words"
     """`words`: the built-in worlds' own vocabulary; `clip`: English BPE; `bert-zh`: BERT's Chinese WordPiece."""
-    vocabulary: str = ""
-    """A vocabulary file of your own for `words` or `bert-zh`, one entry a line; empty = the one that comes with lt."""
+    words: str = ""
+    """With `words`: a list that comes with lt, or a file of one entry a line; empty = the scenes' in this language. With
+    `bert-zh`: a vocabulary file of your own."""
     length: int = Field(default=0, ge=0)
     """Places for tokens, start and end included; 0 = the text tower's."""
     candidates: Literal["any", "first"] = "any"

@@ -11,9 +11,9 @@ import numpy as np
 
 from lt.datagen.shards import LtError, Sample, captions_of
 from lt.datagen.shards.manifest import MANIFEST, Manifest
+from lt.models.nn.tokenizers import WordTokenizer
 from lt.recipes.diffusion.cache import bucket_of, cached, latent_field, picture_stage, text_stage
 from lt.recipes.diffusion.settings import DiffusionSettings
-from lt.recipes.diffusion.texts import world_tokenizer
 from lt.recipes.diffusion.worlds import together
 from lt.recipes.registry import Note
 
@@ -32,12 +32,14 @@ class Row:
 
     Args:
         autoencoder, texts: digests of what must have made the cached tensors; `texts` is "" without frozen encoders.
+        tokenizer: of captions, where there are no frozen encoders.
         bucketed: whether latents lie in buckets.
         vector: whether the U-Net reads pooled text and the bucket's number.
     """
 
     autoencoder: str
     texts: str
+    tokenizer: WordTokenizer
     bucketed: bool = False
     vector: bool = False
 
@@ -51,7 +53,7 @@ class Row:
         if self.texts:
             row["text"] = self._checked(sample, "embed.npy", "embed", self.texts)[chosen].astype(np.float32)
         else:
-            row["tokens"] = world_tokenizer()([said[chosen]]).ids[0].numpy()
+            row["tokens"] = self.tokenizer([said[chosen]]).ids[0].numpy()
         if self.vector:
             row["pooled"] = sample["pooled.npy"][chosen].astype(np.float32)
             row["ids"] = np.array([bucket], dtype=np.float32)

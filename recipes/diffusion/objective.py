@@ -55,6 +55,14 @@ SHOWN, STEPS, GUIDANCE = 8, 20, 4.0
 _USUAL_FACTOR = 8  # pixels a latent of every published autoencoder here
 
 
+def _in_words_of_base(settings: DiffusionSettings) -> DiffusionSettings:
+    """Settings with the words that the model they build on was trained with: its text encoder is taken over."""
+    if not settings.base or is_pipeline(Path(settings.base)):
+        return settings
+    checkpoint = checkpoints.chosen(Path(settings.base))
+    return checkpoints.with_words(settings, checkpoint, checkpoints.Record.load(checkpoint))
+
+
 class DiffusionObjective(Objective):
     """A `Denoiser` of latents that is told captions.
 
@@ -64,11 +72,13 @@ class DiffusionObjective(Objective):
 
     def __init__(self, settings: DiffusionSettings):
         model = settings.model
-        self.settings = settings
+        self.settings = settings = _in_words_of_base(settings)
         self.located = autoencoders.locate(model.autoencoder)
         self.texts = text_digest(model.text)
         self.built_on = {"model.autoencoder": self.located.digest} | ({"model.text": self.texts} if model.text else {})
         self.space: AutoencoderSpace = autoencoders.load(self.located)
+        self.tokenizer = world_tokenizer(settings.text.words)
+        self.words = () if model.text else self.tokenizer.words
         self.shape = self._shape()
         self.unet: Any = self.shape.build()
         self.encoder = self._own_encoder()
@@ -105,7 +115,7 @@ class DiffusionObjective(Objective):
         if self.settings.model.text:
             self._check_widths()
             return None
-        return small_text_encoder(world_tokenizer().vocabulary, LENGTH, width)
+        return small_text_encoder(self.tokenizer.vocabulary, LENGTH, width)
 
     def _check_widths(self) -> None:
         named, shape = ", ".join(self.settings.model.text), self.shape
@@ -129,7 +139,9 @@ class DiffusionObjective(Objective):
         return CaptionedNetwork(inner, self.encoder, branches or ())
 
     def example(self) -> Row:
-        return Row(self.located.digest, self.texts, bool(self.settings.model.buckets), bool(self.shape.ids))
+        return Row(
+            self.located.digest, self.texts, self.tokenizer, bool(self.settings.model.buckets), bool(self.shape.ids)
+        )
 
     # What the network is told
 
@@ -137,7 +149,7 @@ class DiffusionObjective(Objective):
         """Captions as the network wants them, [b, ...] on its device."""
         device = self.unet.device
         if self.encoder is not None:
-            return {TOKENS: world_tokenizer()(captions).ids.to(device)}
+            return {TOKENS: self.tokenizer(captions).ids.to(device)}
         found = encode_texts(self._encoders, captions, bool(self.shape.pooled_width))
         return {name: value.to(device) for name, value in found.items()}
 
@@ -159,8 +171,7 @@ class DiffusionObjective(Objective):
         """How many tokens of a prompt have no place in the own text encoder; frozen ones cut in silence."""
         if self.encoder is None:
             return 0
-        tokenizer = world_tokenizer()
-        return max(0, len(tokenizer.encode([prompt])[0]) + 2 - tokenizer.length)
+        return max(0, len(self.tokenizer.encode([prompt])[0]) + 2 - self.tokenizer.length)
 
     def condition(self, batch: Batch) -> dict[str, Tensor]:
         """What the rows of a batch tell the network: words, and control pictures in 0..1."""
@@ -313,7 +324,7 @@ class DiffusionObjective(Objective):
     def _pipeline_text(self) -> tuple[Any, Any]:
         """Text encoder and tokenizer as transformers' classes."""
         if self.encoder is not None:
-            return self.encoder, hugging_face_tokenizer(world_tokenizer())
+            return self.encoder, hugging_face_tokenizer(self.tokenizer)
         first, *others = self._encoders
         if others or not first.model.config.model_type.startswith("clip"):
             raise LtError(

@@ -8,6 +8,7 @@ from lt.models.nn.unet import PANGU, SD15, SD21, TINY, TINY_WHOLE, UNetShape
 from lt.models.pangu import BUCKETS_512, BUCKETS_1024
 from lt.recipes.config import Section, Settings, free
 from lt.recipes.diffusion.worlds import WorldSettings
+from lt.recipes.words import WordSettings
 
 UNETS: dict[str, UNetShape] = {"tiny": TINY, "tiny-whole": TINY_WHOLE, "sd15": SD15, "sd21": SD21, "pangu": PANGU}
 BUCKETS = {512: BUCKETS_512.sizes, 1024: BUCKETS_1024.sizes}
@@ -108,4 +109,10 @@ class DiffusionSettings(Settings):
 
     model: DenoiserSettings = DenoiserSettings()
     lora: LoraSettings = LoraSettings()
+    text: WordSettings = WordSettings()
     world: WorldSettings = WorldSettings()
+
+    @property
+    def base(self) -> str:
+        """The model that stays as it is beside what is trained, "" if there is none."""
+        return self.lora.base

@@ -18,16 +18,15 @@ from lt.datagen.shards import LtError
 from lt.datagen.shards.storage import digest_of, digest_of_file
 from lt.models.nn.tokenizers import CHINESE, WordTokenizer
 from lt.recipes.diffusion.quiet import without_bars
+from lt.recipes.words import word_list
 
 LENGTH = 64
 """Places for tokens: the longest caption of figures and scenes has 57, the two marks not counted."""
-_WORDS = Path(__file__).with_name("words.txt")
 
 
-@lru_cache(maxsize=1)
-def world_tokenizer() -> WordTokenizer:
-    """Words of the English and characters of the Chinese captions of scenes and figures."""
-    return WordTokenizer(_WORDS.read_text(encoding="utf-8").split(), LENGTH)
+def world_tokenizer(words: str = "worlds") -> WordTokenizer:
+    """Words of the English and characters of the Chinese captions of scenes and figures, or of another list or file."""
+    return WordTokenizer(word_list(words), LENGTH)
 
 
 def hugging_face_tokenizer(tokenizer: WordTokenizer) -> Any:

@@ -70,7 +70,8 @@ class PanguObjective(DiffusionObjective):
     def example(self) -> Row:
         model = self.settings.model
         window = self.latent_side if model.windows else 0
-        return Row(self.located.digest, self.texts, bool(model.buckets), bool(self.shape.ids), model.control, window)
+        told = bool(model.buckets), bool(self.shape.ids)
+        return Row(self.located.digest, self.texts, self.tokenizer, *told, model.control, window)
 
     @torch.no_grad()
     def drawn(self, latents: Tensor, condition: Condition, seeds: list[int]) -> Tensor:

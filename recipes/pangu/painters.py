@@ -72,9 +72,9 @@ def _painter(files: RunFiles) -> Painter:
     generators = _generators([one for one in restored if one.branch is None] or restored[:1])
     # the one that learned whole pictures knows their sizes
     some = max(generators, key=lambda one: one.denoiser.timesteps.stop)
-    if len({(one.located.digest, one.texts) for one in restored}) > 1:
+    if len({(one.located.digest, one.texts, one.words) for one in restored}) > 1:
         raise LtError(
-            "The checkpoints were trained with different autoencoders or text encoders: they cannot draw together."
+            "The checkpoints were trained with different autoencoders, text encoders or words: they cannot draw together."
         )
     branches = [one for one in restored if one.branch is not None]
     kinds = {one.settings.model.generator for one in generators}

@@ -78,6 +78,10 @@ class PanguSettings(DiffusionSettings):
 
     model: ModelSettings = ModelSettings()
 
+    @property
+    def base(self) -> str:
+        return self.lora.base or self.model.base
+
     @model_validator(mode="after")
     def _one_beside_the_generator(self) -> "PanguSettings":
         if self.lora.rank and self.model.control:

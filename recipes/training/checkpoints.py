@@ -6,6 +6,7 @@ runs/filip-tiny/checkpoints/
     model.safetensors        the objective's modules
     ema.safetensors          their moving average, where one is kept
     optimizer.safetensors    the optimizer's state, `<parameter>/<entry>`
+    words.txt                the list of words that texts are numbered by, where there is one
 
 No random state is stored because there is none: every step seeds its generators from (seed, step, rank).
 """
@@ -16,9 +17,9 @@ import platform
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -34,8 +35,9 @@ from lt.recipes.shipped import located
 from lt.recipes.training.objective import Objective
 from lt.recipes.training.parallel import like, whole
 
+Some = TypeVar("Some", bound=Settings)
 SCHEMA = 2
-RECORD = "checkpoint.json"
+RECORD, WORDS = "checkpoint.json", "words.txt"
 _NAME = re.compile(r"step-(\d{8,})")
 _PACKAGES = ("lt-toolkit", "torch", "accelerate", "safetensors", "numpy", "transformers", "diffusers")
 
@@ -113,12 +115,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def save(folder: Path, record: Record, tensors: Mapping[str, Mapping[str, Tensor]]) -> Path:
+def save(folder: Path, record: Record, tensors: Mapping[str, Mapping[str, Tensor]], words: Sequence[str] = ()) -> Path:
     """Write `<folder>/step-NNNNNNNN` under a temporary name and rename it into place.
 
     Args:
         record: everything but `files`.
         tensors: file stem (`model`, `ema`, `optimizer`) to named tensors on the CPU.
+        words: the objective's list of words.
 
     Raises:
         LtError: the disk is full or may not be written; nothing that looks finished is left.
@@ -129,12 +132,7 @@ def save(folder: Path, record: Record, tensors: Mapping[str, Mapping[str, Tensor
     temporary = folder / f"{final.name}{TEMP_MARK}{uuid.uuid4().hex[:8]}"
     try:
         temporary.mkdir(parents=True)
-        files = {}
-        for stem, named in tensors.items():
-            path = temporary / f"{stem}.safetensors"
-            write_tensors(path, named)
-            files[path.name] = digest_of_file(path)
-        write_json(temporary / RECORD, record.model_copy(update={"files": files}).model_dump(mode="json"))
+        write(temporary, record, tensors, words)
         temporary.rename(final)
     except OSError as error:
         raise write_error(final, error) from error
@@ -143,6 +141,16 @@ def save(folder: Path, record: Record, tensors: Mapping[str, Mapping[str, Tensor
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final
+
+
+def write(folder: Path, record: Record, tensors: Mapping[str, Mapping[str, Tensor]], words: Sequence[str] = ()) -> None:
+    """Write a checkpoint's files into an empty folder, the record last; see `save`."""
+    for stem, named in tensors.items():
+        write_tensors(folder / f"{stem}.safetensors", named)
+    if words:
+        (folder / WORDS).write_text("\n".join(words) + "\n", encoding="utf-8")
+    files = {path.name: digest_of_file(path) for path in sorted(folder.iterdir())}
+    write_json(folder / RECORD, record.model_copy(update={"files": files}).model_dump(mode="json"))
 
 
 def write_tensors(path: Path, named: Mapping[str, Tensor]) -> None:
@@ -214,7 +222,10 @@ def check(record: Record, system: str, settings: Settings, data: str, where: Pat
 
 def read_tensors(checkpoint: Path, record: Record, stem: str) -> dict[str, Tensor]:
     """The named tensors of one file. Raises LtError if it is missing or its bytes are not what was written."""
-    name = f"{stem}.safetensors"
+    return load_file(_intact(checkpoint, record, f"{stem}.safetensors"))
+
+
+def _intact(checkpoint: Path, record: Record, name: str) -> Path:
     path = checkpoint / name
     if name not in record.files:
         raise LtError(f"{checkpoint} has no {name}.")
@@ -223,7 +234,7 @@ def read_tensors(checkpoint: Path, record: Record, stem: str) -> dict[str, Tenso
             f"{path} is damaged: its sha256 is not the recorded one.",
             "Remove this checkpoint's folder; the same command continues from the one before.",
         )
-    return load_file(path)
+    return path
 
 
 def weights_of(objective: Objective) -> dict[str, Tensor]:
@@ -309,7 +320,7 @@ def restore(where: Path, weights: str = "auto") -> tuple[Objective, Record]:
     record = Record.load(checkpoint)
     recipe = registry.find(record.system)
     try:
-        objective = recipe.objective(settings_of(record, recipe.settings))
+        objective = recipe.objective(with_words(settings_of(record, recipe.settings), checkpoint, record))
     except LtError as error:
         raise LtError(f"{checkpoint} needs what it is built on: {error.message}", error.hint) from None
     load_model(objective, checkpoint, record)
@@ -323,6 +334,19 @@ def restore(where: Path, weights: str = "auto") -> tuple[Objective, Record]:
 def settings_of(record: Record, kind: type[Settings]) -> Settings:
     """The settings that a checkpoint was trained with."""
     return resolve(kind, Card(f"of step {record.step}", record.card, record.settings)).settings
+
+
+def with_words(settings: Some, checkpoint: Path, record: Record) -> Some:
+    """Settings whose `text.words` names the list that goes with a checkpoint, where one does.
+
+    Raises:
+        LtError: the list is damaged.
+    """
+    if WORDS not in record.files:
+        return settings
+    section: Any = getattr(settings, "text")  # noqa: B009 - settings of a system that names a list of words
+    text = section.model_copy(update={"words": str(_intact(checkpoint, record, WORDS))})
+    return settings.model_copy(update={"text": text})
 
 
 def export(where: Path, folder: Path) -> None:

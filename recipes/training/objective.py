@@ -131,6 +131,9 @@ class Objective:
     built_on: Mapping[str, str] = {}
     """The digests of what was loaded into `frozen`, by the setting that names its place, as `model.base`. Checkpoints keep them,
     and are refused where something else lies there now."""
+    words: Sequence[str] = ()
+    """The list of words that texts are numbered by, where `text.words` names one: it goes with every checkpoint, and who takes up
+    the checkpoint takes it from there."""
     group_of: Callable[[Collection[str]], int] | None = None
     """Where samples differ in shape: the group of a sample by the names of its fields. Batches then hold one group only."""
     multiply_adds: float | None = None

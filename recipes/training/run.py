@@ -95,10 +95,11 @@ class Run:
         checkpoints.check(record, self.plan.recipe.name, self.settings, self.data.train.digest, path)
         return path, record
 
-    def build(self) -> None:
-        """The objective with its random weights on the device."""
+    def build(self, found: Found | None = None) -> None:
+        """The objective with its random weights on the device; for the words of the checkpoint that it takes up."""
         seed_all(self.train.seed, 0, 0)
-        self.objective = self.plan.recipe.objective(self.settings)
+        settings = checkpoints.with_words(self.settings, *found) if found else self.settings
+        self.objective = self.plan.recipe.objective(settings)
         place(self.objective, self.device)
         self.examples = Examples(self.data.train, self._order(), self.objective.example())
 
@@ -125,7 +126,7 @@ class Run:
 
     def start(self, found: Found | None) -> None:
         """Make everything the loop needs; take up the checkpoint's state, or announce a fresh start."""
-        self.build()
+        self.build(found)
         if found:
             self._take_up(*found)
         else:
@@ -201,7 +202,7 @@ class Run:
             if self.ema:
                 tensors["ema"] = checkpoints.gathered(self.ema.average)
             if self.main:
-                checkpoints.save(self.folder, self._record(score), tensors)
+                checkpoints.save(self.folder, self._record(score), tensors, self.objective.words)
                 checkpoints.rotate(self.folder, self.settings.log.keep)
         self.accelerator.wait_for_everyone()
 

@@ -48,7 +48,7 @@ def test_clip_numbers_are_open_clips(texts):
 
 def test_chinese_numbers_are_bert_tokenizers(texts):
     ours = BertChineseTokenizer()
-    reference = BertTokenizer(vocab={name: i for i, name in enumerate(ours._names)})
+    reference = BertTokenizer(vocab={name: i for i, name in enumerate(ours.words)})
     theirs = reference(texts, truncation=True, max_length=32, padding="max_length", return_tensors="pt")
     ids, mask = ours(texts)
     assert rows_that_differ(ids, theirs["input_ids"], texts) == []

@@ -12,9 +12,11 @@ from lt.datagen.sources.scenes import ScenesSource
 from lt.models.nn.tokenizers import BertChineseTokenizer, WordTokenizer
 from lt.recipes.contrastive.pairs import Pair, cover
 from lt.recipes.contrastive.settings import TextSettings
-from lt.recipes.contrastive.texts import make_tokenizer, world_words
+from lt.recipes.contrastive.texts import make_tokenizer
+from lt.recipes.contrastive.things import names_of, things_of, visible_masks
 from lt.recipes.evaluate.retrieval import text_number
 from lt.recipes.evaluate.things import names_of, things_of, visible_masks
+from lt.recipes.words import word_list
 
 WORDS = WordTokenizer(["a", "cat", "dog", "red", "left", "of"], length=8)
 
@@ -121,7 +123,7 @@ def test_scenes_name_their_things_and_masks_are_what_is_seen(scenes, language):
 
 def test_the_shipped_vocabularies_hold_every_word_of_the_worlds(scenes):
     for language in ("en", "zh"):
-        tokenizer = WordTokenizer(world_words(language), 200)
+        tokenizer = WordTokenizer(word_list(f"scenes-{language}"), 200)
         texts = [text for sample in scenes for text in sample.meta["captions"][language]]
         assert not any(WordTokenizer.unknown in numbers for numbers in tokenizer.encode(texts))
 
