@@ -13,7 +13,6 @@ from lt.models.nn.tokenizers import BertChineseTokenizer, WordTokenizer
 from lt.recipes.contrastive.pairs import Pair, cover
 from lt.recipes.contrastive.settings import TextSettings
 from lt.recipes.contrastive.texts import make_tokenizer
-from lt.recipes.contrastive.things import names_of, things_of, visible_masks
 from lt.recipes.evaluate.retrieval import text_number
 from lt.recipes.evaluate.things import names_of, things_of, visible_masks
 from lt.recipes.words import word_list
