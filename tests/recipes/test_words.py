@@ -37,7 +37,7 @@ def grow(tmp_path, monkeypatch):
 def _said(where: str) -> list[torch.Tensor]:
     """What a trained model makes of the texts."""
     objective: Any = checkpoints.restore(Path(where))[0]
-    if hasattr(objective, "encoder"):
+    if hasattr(objective, "caption_condition"):
         tokens = objective.caption_condition(TEXTS)[TOKENS]
         return [tokens, objective.encoder(tokens)[0]]
     tokens = objective.tokenizer(TEXTS)
