@@ -126,7 +126,7 @@ def _parameter(name: str, info: Any) -> Parameter:
     kind: Any = info.annotation
     default: Any = ... if info.is_required() else info.default
     if get_origin(kind) in (list, tuple):
-        kind, default = list[get_args(kind)[0]], list(default)
+        kind, default = list[get_args(kind)[0]], default if default is ... else list(default)
     told = {"help": " ".join((info.description or "").split()), "show_default": said.get("shown", True), **limits}
     flag = said.get("flag") or f"--{name.replace('_', '-')}"
     shown = typer.Argument(default, **told) if said.get("argument") else typer.Option(default, flag, **told)
