@@ -6,6 +6,9 @@ takes the run's books with it. `workers=0` runs in this process, for debuggers a
 
 Every worker computes with one thread unless OMP_NUM_THREADS says otherwise: processes already use the cores, and sums over
 threads would make the bytes depend on the machine.
+
+The supervision is ours: pools (concurrent.futures, loky, pebble) know a limit for a whole task, not "no sample has moved for so
+long"; their workers share a pipe, which one killed in the middle of a word spoils for all, and have no device of their own.
 """
 
 import contextlib
