@@ -15,8 +15,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from lt.datagen.engine.stage import batched
 from lt.models.filip import word_of_patch
 from lt.models.nn.contrastive import Features
+from lt.recipes.diffusion.pictures import sheet
 
 CELL = 40
 """Side of a drawn patch in pixels."""
@@ -90,21 +92,9 @@ def owners(names: Tensor) -> list[int]:
     return torch.where(names.any(0), names.int().argmax(0), -1).tolist()
 
 
-def sheet(pictures: Sequence[np.ndarray], columns: int = 3) -> np.ndarray:
-    """Pictures of equal width side by side on white, `columns` in a row."""
-    gap = 16
-    rows = [pictures[first : first + columns] for first in range(0, len(pictures), columns)]
-    width = max(sum(p.shape[1] + gap for p in row) for row in rows) + gap
-    heights = [max(p.shape[0] for p in row) + gap for row in rows]
-    page = np.full((sum(heights) + gap, width, 3), 255, np.uint8)
-    top = gap
-    for row, height in zip(rows, heights, strict=True):
-        left = gap
-        for picture in row:
-            page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-            left += picture.shape[1] + gap
-        top += height
-    return page
+def three_in_a_row(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Alignment pictures on one sheet."""
+    return sheet(list(batched(pictures, 3)), gap=16)
 
 
 def titled(picture: np.ndarray, text: str) -> np.ndarray:

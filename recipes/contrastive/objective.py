@@ -23,7 +23,7 @@ from lt.models.nn.dual import DualConfig, DualEncoder
 from lt.models.nn.timm_tower import TimmConfig
 from lt.models.nn.tokenizers import TextTokenizer
 from lt.models.nn.transformer import Block
-from lt.recipes.contrastive.alignment import Aligned, owners, sheet
+from lt.recipes.contrastive.alignment import Aligned, owners, three_in_a_row
 from lt.recipes.contrastive.pairs import Pair
 from lt.recipes.contrastive.settings import ContrastiveSettings, HeadSettings
 from lt.recipes.evaluate.features import BATCH, Encoder, Rule, load_encoder
@@ -138,7 +138,7 @@ class ContrastiveObjective(Objective):
         metrics = recalls(Features(torch.cat(images)), Features(torch.cat(texts), mask), torch.cat(numbers)).metrics()
         metrics |= found_metrics(places)
         score = (metrics["image_r1"] + metrics["text_r1"]) / 2
-        return Report(metrics, score, {"alignment": sheet(shown)} if shown else {})
+        return Report(metrics, score, {"alignment": three_in_a_row(shown)} if shown else {})
 
     def dense(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Unit vectors of all patches [b, n, d] and of all places [b, L, d], before any reduction or pooling.

@@ -12,6 +12,7 @@ from PIL import Image
 
 from lt.datagen.shards import Sample, captions_of
 from lt.models.nn.tokenizers import TextTokenizer
+from lt.recipes.diffusion.pictures import channels_first, fitted
 from lt.recipes.evaluate.retrieval import text_number
 from lt.recipes.evaluate.things import MAX_THINGS, things_of
 
@@ -57,7 +58,7 @@ class Pair:
         image = Image.fromarray(pixels)
         if rng is not None and self.augment != "none":
             image = _augmented(image, rng, self.augment)
-        return np.ascontiguousarray(np.asarray(_fitted(image, self.size)).transpose(2, 0, 1))
+        return channels_first(fitted(np.asarray(image), self.size, self.size))
 
     def _tokens(self, caption: str) -> dict[str, Any]:
         ids, mask = self.tokenizer([caption])
@@ -74,19 +75,9 @@ class Pair:
 
 def cover(mask: np.ndarray, size: int, grid: int) -> np.ndarray:
     """Which part (0..1) of each patch a mask bool [h, w] covers, after the resize and crop that pictures get: [grid, grid]."""
-    fitted = np.asarray(_fitted(Image.fromarray(mask.astype(np.uint8) * 255), size, Image.Resampling.BOX), np.float32)
+    scaled = fitted(mask.astype(np.uint8) * 255, size, size, Image.Resampling.BOX).astype(np.float32)
     patch = size // grid
-    return fitted.reshape(grid, patch, grid, patch).mean((1, 3)) / 255
-
-
-def _fitted(image: Image.Image, size: int, how: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
-    """Shorter side to `size`, then the middle square."""
-    if image.size == (size, size):
-        return image
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.resize((width, height), how).crop((left, top, left + size, top + size))
+    return scaled.reshape(grid, patch, grid, patch).mean((1, 3)) / 255
 
 
 def _augmented(image: Image.Image, rng: np.random.Generator, how: str) -> Image.Image:

@@ -13,8 +13,8 @@ GAP = 2
 """White pixels between the pictures of a sheet."""
 
 
-def fitted(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Scale (bicubic, keeping the aspect) until `width` x `height` is covered, then cut out the middle.
+def fitted(pixels: np.ndarray, width: int, height: int, how: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
+    """Scale (keeping the aspect) until `width` x `height` is covered, then cut out the middle.
 
     Args:
         pixels: uint8 RGB [h, w, 3] or grey [h, w].
@@ -26,7 +26,7 @@ def fitted(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     if image.size == (width, height):
         return pixels
     wide, high, left, top = covering(image.size, (width, height))
-    resized = image.resize((wide, high), Image.Resampling.BICUBIC)
+    resized = image.resize((wide, high), how)
     return np.asarray(resized.crop((left, top, left + width, top + height)))
 
 
@@ -59,7 +59,7 @@ def to_bytes(pixels: Tensor) -> np.ndarray:
     return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+def sheet(rows: Sequence[Sequence[np.ndarray]], gap: int = GAP) -> np.ndarray:
     """Rows of pictures, uint8 RGB [h, w, 3] of any sizes, on white: each column as wide as its widest, each row as high as its
     highest picture.
 
@@ -71,12 +71,12 @@ def sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     columns = max(len(row) for row in rows)
     widths = [max(row[c].shape[1] for row in rows if c < len(row)) for c in range(columns)]
     heights = [max((picture.shape[0] for picture in row), default=0) for row in rows]
-    total = (sum(heights) + GAP * (len(heights) + 1), sum(widths) + GAP * (columns + 1), 3)
-    drawn, top = np.full(total, 255, np.uint8), GAP
+    total = (sum(heights) + gap * (len(heights) + 1), sum(widths) + gap * (columns + 1), 3)
+    drawn, top = np.full(total, 255, np.uint8), gap
     for row, height in zip(rows, heights, strict=True):
-        left = GAP
+        left = gap
         for picture, width in zip(row, widths, strict=False):
             drawn[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-            left += width + GAP
-        top += height + GAP
+            left += width + gap
+        top += height + gap
     return drawn

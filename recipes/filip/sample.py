@@ -17,7 +17,7 @@ from lt.datagen.shards.codec import encode_image
 from lt.datagen.shards.storage import atomic_file, write_json
 from lt.models.nn.device import device
 from lt.models.nn.tokenizers import find_phrase
-from lt.recipes.contrastive.alignment import Aligned, chinese_font, owners, sheet, titled
+from lt.recipes.contrastive.alignment import Aligned, chinese_font, owners, three_in_a_row, titled
 from lt.recipes.contrastive.objective import ContrastiveEncoder
 from lt.recipes.contrastive.options import AlignOptions
 from lt.recipes.contrastive.pairs import cover
@@ -118,7 +118,7 @@ def align(
             _write(out / f"{item.key.replace('/', '_')}.png", picture)
     if not drawn:
         raise LtError(f"No sample of {collection.name} could be used.")
-    _write(out / "alignment.png", sheet(drawn))
+    _write(out / "alignment.png", three_in_a_row(drawn))
     interval, chance = _score(hits, chances)
     result = Alignment([str(out / "alignment.png")], interval, chance, things, samples)
     model = {"system": encoder.record.system, "step": encoder.record.step, "digest": weights_of(encoder)}
