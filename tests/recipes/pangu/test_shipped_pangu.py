@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from lt.datagen.shards import LtError
+from lt.recipes import ship as module
 from lt.recipes import shipped
 from lt.recipes.diffusion import autoencoders
 from lt.recipes.draw.painters import open_painter
 from lt.recipes.pangu.objective import restore
 from lt.recipes.pangu.painters import locate_runs
+from lt.recipes.registry import usual_run
 from lt.recipes.ship import ship
 from lt.recipes.training import checkpoints
 
@@ -24,7 +26,8 @@ RUNS = ("vae-tiny", "pangu-tiny", "pangu-tiny-texture", "pangu-tiny-pose")
 @pytest.fixture
 def recipes(here, tmp_path, monkeypatch) -> Path:
     """A folder of recipes in which the runs of `here` are shipped."""
-    monkeypatch.setattr(shipped, "_RECIPES", tmp_path)
+    monkeypatch.setattr(shipped, "weights_folder", lambda system: tmp_path / system / "weights")
+    monkeypatch.setattr(module, "shipping", lambda: {name: usual_run(*name.split("-", 1)) for name in RUNS})
     for name in RUNS:
         ship(Path("runs") / name, shipped.weights_folder("pangu") / name)
     return tmp_path
