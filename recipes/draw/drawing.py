@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lt.models.nn.diffusion import Guided
-from lt.models.nn.sampling import sample, seeded_start
+from lt.models.nn.sampling import Hook, sample, seeded_start
 from lt.recipes.diffusion.pictures import Size
 from lt.recipes.draw.painters import Painter
 
@@ -21,6 +21,7 @@ def draw(
     guidance: float,
     hints: Mapping[str, Tensor] | None = None,
     styles: Sequence[tuple[str, float]] = (),
+    hook: Hook | None = None,
 ) -> Tensor:
     """Pictures [b, 3, height, width] in about -1..1, one a prompt.
 
@@ -30,10 +31,12 @@ def draw(
         steps, guidance: of sampling.
         hints: control pictures [b, 3, height, width] in 0..1, by the name of the branch that follows them.
         styles: pairs of a text that stands before the prompts and the scale of this style; none where the scale is 0.
+        hook: see `sample`.
     """
     guided = guided_by(painter, prompts, size, guidance, hints, styles)
     noise, generators = seeded_start(seeds, painter.latent_shape(*size))
-    return decoded(painter, sample(guided, painter.scheduler, noise, steps=steps, generators=generators))
+    latents = sample(guided, painter.scheduler, noise, steps=steps, generators=generators, hook=hook)
+    return decoded(painter, latents)
 
 
 def guided_by(

@@ -145,7 +145,7 @@ def state_enlarged(low: Sequence[str], high: Sequence[str]) -> Drawing:
         first, then = _low_and_high(runs, orders, low, high)
         lead = _painter(runs, high)
         noise, _ = seeded_start(orders.seeds, first.shape)
-        solver = Solver(lead.scheduler, STEPS, noise.to(next(first.guided.model.parameters()).device))
+        solver = Solver(lead.scheduler, STEPS, first.guided.beside(noise))
         with torch.no_grad():
             while solver.t > T_STRUCT:
                 solver.step(first.guided(solver.z, solver.t))
