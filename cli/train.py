@@ -99,10 +99,17 @@ def _dry_run(plan: "RunPlan", as_json: bool) -> None:
     from dataclasses import asdict
 
     from lt.recipes.training.loop import dry_run
+    from lt.recipes.training.plan import missing_first
 
-    estimate = dry_run(plan, note)
+    waiting = missing_first(plan)
+    for first in waiting:
+        note(f"{plan.out} builds on {first.out}, which is not there yet and is trained first.")
+    now = waiting[0] if waiting else plan
+    estimate = dry_run(now, note)
+    for later in [*waiting[1:], plan] if waiting else []:
+        note(f"{later.out} can be estimated once what it builds on is there.")
     if as_json:
-        print_json({**asdict(estimate), "memory": estimate.memory})
+        print_json({"run": str(now.out), **asdict(estimate), "memory": estimate.memory})
 
 
 def _export(plan: "RunPlan", folder: Path) -> None:

@@ -2,11 +2,16 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+
+from lt.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -46,6 +51,23 @@ def test_commands_print_what_the_readme_shows(tmp_path):
             assert masked(line) in printed, f"{command}: the README shows\n  {line}\nbut it printed\n" + "\n".join(
                 printed
             )
+
+
+def documented() -> list[str]:
+    """Every `lt ...` in a block of README and documents, without comments and with `...` as a word."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    text = "\n".join(re.sub(r" \\\n\s+", " ", page.read_text()) for page in pages)
+    found = re.findall(r"^(?:    |\$ )(lt .+?)(?:\s+[#>] ?.*)?$", text, re.MULTILINE)
+    return list(dict.fromkeys(found))
+
+
+@pytest.mark.parametrize("line", documented())
+def test_every_command_in_the_documents_parses(line):
+    command: Any = typer.main.get_command(app)
+    words = [word for word in shlex.split(line)[1:] if word != "..." or '"..."' in line]
+    while hasattr(command, "list_commands"):
+        command = command.get_command(None, words.pop(0))
+    command.make_context(line, words)
 
 
 @pytest.mark.parametrize(

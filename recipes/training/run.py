@@ -74,15 +74,12 @@ class Run:
         )
 
     def _extent(self) -> str:
-        """Where the data lie and how much they are: `data/scenes, 12,000 samples in 24 shards`."""
-        samples, shards = len(self.data.train), len(self.data.train.sizes)
-        return f"{self.data.where}, {samples:,} samples in {shards:,} shard{'' if shards == 1 else 's'}"
-
-    def _about_data(self) -> str:
-        samples, window = len(self.data.train), self.settings.data.window
+        """Where the data lie, how much they are, how they are shuffled: `data/scenes, 12,000 samples in 24 shards, ...`."""
+        samples, shards, window = len(self.data.train), len(self.data.train.sizes), self.settings.data.window
         how = "as a whole" if window >= samples else f"in windows of {window:,}"
         epochs = self.train.steps * self.train.batch / max(1, samples)
-        return f"  data: {self._extent()}, shuffled {how}; {epochs:.3g} epochs"
+        extent = f"{samples:,} samples in {shards:,} shard{'' if shards == 1 else 's'}"
+        return f"{self.data.where}, {extent}, shuffled {how}; {epochs:.3g} epochs"
 
     def find(self) -> Found | None:
         """The checkpoint to continue from, checked against this run; rank 0 chooses for all."""

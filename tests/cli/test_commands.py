@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from lt import recipes
 from lt.cli.app import app
 
 LT = Path(sys.executable).with_name("lt")
@@ -90,6 +91,10 @@ def test_doctor_reports_every_extra(tmp_path):
     extras = {f["name"]: f for f in findings if f["topic"] == "extra"}
     assert {"datagen", "torch", "train", "ray", "crawl"} <= extras.keys()
     assert all(f["remedy"] for f in findings if f["state"] == "missing")
+    systems = {f["name"]: f["detail"] for f in findings if f["topic"] == "system"}
+    for folder in Path(recipes.__file__).parent.glob("*/weights/*"):
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        assert f"lt:{folder.name} {size / 1e6:.1f} MB" in systems[folder.parts[-3]]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lt.datagen.shards import LtError
+from lt.datagen.shards import LtError, open_shards
 from lt.models.nn.autoencoder import AutoencoderSpace
 from lt.recipes.diffusion.pictures import fitted, sheet, to_bytes, to_signed
 from lt.recipes.training import checkpoints
@@ -38,13 +38,20 @@ def run(tmp_path_factory) -> Path:
 
 
 def test_it_learns_and_draws(run):
-    losses = [line["loss"] for line in read_log(run, "train")]
-    assert min(losses) < losses[0]
     first, last = read_log(run, "validation")
-    assert last["psnr"] > first["psnr"] > 5
+    assert last["psnr"] > first["psnr"] + 1 and last["psnr"] > psnr_of_grey(run.parents[1] / "data"), (
+        "better than no picture"
+    )
     drawn = np.asarray(Image.open(run / "pictures" / "step-00000012-reconstruction.png"))
     assert drawn.shape == (2 * 64 + 3 * 2, 8 * 64 + 9 * 2, 3)
     assert drawn[2:66].std() > drawn[68:132].std() / 4 > 0, "originals above, something below"
+
+
+def psnr_of_grey(data: Path) -> float:
+    """What the mean colour of all test pictures would reach in place of each of them, in dB."""
+    pictures = [s.picture for name in ("figures", "scenes") for s in open_shards(str(data / f"{name}-test-64px-8"))]
+    pixels = to_signed(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
+    return float(psnr(pixels.mean((0, 2, 3), keepdim=True).expand_as(pixels), pixels).mean())
 
 
 def test_export_opens_with_diffusers_and_its_latents_have_unit_variance(run, tmp_path):
@@ -56,8 +63,6 @@ def test_export_opens_with_diffusers_and_its_latents_have_unit_variance(run, tmp
     objective, record = checkpoints.restore(run)
     assert isinstance(objective, VaeObjective)
     example = objective.example()
-    from lt.datagen.shards import open_shards
-
     folder = run.parents[1] / "data"
     samples = [s for name in ("figures", "scenes") for s in open_shards(str(folder / f"{name}-test-64px-8"))]
     pixels = to_signed(torch.stack([torch.from_numpy(example(sample, None)["image"]) for sample in samples]))

@@ -1,5 +1,6 @@
 """`lt train pangu`: generators and branches train on their part of the time line, export, and refuse what differs."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,3 +221,18 @@ def test_the_data_policy_is_the_papers():
     assert (stages["texture"].size, stages["texture"].keep_from) == (512, 512)
     assert (stages["whole"].size, stages["whole"].keep_from) == (1024, 0)
     assert ModelSettings(generator="whole", drop_small=True).stage.keep_from == 64
+
+
+def test_a_dry_run_estimates_what_would_be_trained_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "pangu", "--control", "pose", "--dry-run", "--json"]
+    done = CliRunner().invoke(app, [*words, *(word for setting in WORLD for word in ("--set", setting))])
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["run"] == "runs/vae-tiny"
+    assert [line.split(",")[0] for line in done.stderr.splitlines() if "builds on runs" in line] == [
+        "runs/pangu-tiny-pose builds on runs/vae-tiny",
+        "runs/pangu-tiny-pose builds on runs/pangu-tiny",
+    ]
+    later = [line.split()[0] for line in done.stderr.splitlines() if "can be estimated once" in line]
+    assert later == ["runs/pangu-tiny", "runs/pangu-tiny-pose"]
+    assert not Path("runs").exists()
