@@ -177,7 +177,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Resolved(Generic[Kind]):
-    """Settings, and for every dotted key that differs from its default who set it (a card's name or `--set`)."""
+    """Settings, and for every dotted key that differs from its default who set it (a card's name, `base` or `--set`)."""
 
     settings: Kind
     card: Card | None = None
@@ -209,8 +209,10 @@ def _merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
     return {**values, **over, **both}
 
 
-def resolve(kind: type[Kind], card: Card | None = None, overrides: Sequence[str] = ()) -> Resolved[Kind]:
-    """Defaults, then the card, then `key=value` overrides, checked.
+def resolve(
+    kind: type[Kind], card: Card | None = None, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None
+) -> Resolved[Kind]:
+    """Defaults, then the card, then what a base brings along (by dotted key), then `key=value` overrides, checked.
 
     Raises:
         UsageError: an unknown key (naming the nearest known one) or a value that does not fit.
@@ -221,6 +223,8 @@ def resolve(kind: type[Kind], card: Card | None = None, overrides: Sequence[str]
     if card:
         for key, value in _leaves(card.values, known):
             values[key], origin[key] = value, f"card {card.name}"
+    for key, value in (base or {}).items():
+        values[key], origin[key] = value, "base"
     for text in overrides:
         key, sign, value = text.partition("=")
         if not sign:

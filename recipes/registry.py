@@ -1,7 +1,7 @@
 """The systems. A new one is a folder in `recipes/`, a file in `models/` and one line here."""
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +100,8 @@ class Recipe:
     """Turn the shards, the user's or the world's, into those that the loop reads: caches of what frozen encoders say of them."""
     completes: Callable[[Any], Sequence[str]] = lambda settings: ()
     """Presets whose runs make the system whole once this one is trained, in the order to train them."""
+    inherited: Callable[[Any], Mapping[str, Any]] = lambda settings: {}
+    """What must be as in the model that these settings build on, by dotted key; it goes over the card, and `--set` over it."""
     outline: Callable[[Any], "Objective | None"] = lambda settings: None
     """What `--dry-run` counts where pretrained weights that the settings name are not there: the trained modules by their shapes
     alone, on the meta device. None where all is there, and the run itself can be measured."""

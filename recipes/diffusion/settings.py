@@ -88,7 +88,7 @@ class LoraSettings(Section):
 
     rank: int = Field(default=0, ge=0)
     """Rank of the adapter's matrices; 0 = train the model itself."""
-    base: str = ""
+    base: str = free("")
     """The model that gets the adapter: run, checkpoint, `lt:...`, or diffusers folder (Stable Diffusion 1 or 2)."""
     alpha: float = Field(default=0.0, ge=0)
     """The adapter's output is multiplied by alpha / rank; 0 = by one."""

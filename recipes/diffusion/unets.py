@@ -8,6 +8,7 @@ from lt.datagen.shards import LtError
 from lt.datagen.shards.storage import digest_of, digest_of_file
 from lt.models.nn.diffusion import Denoiser, NoiseSchedule
 from lt.recipes.diffusion.quiet import without_bars
+from lt.recipes.diffusion.settings import UNETS
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -27,6 +28,23 @@ def unet_digest(folder: Path) -> str:
     """What names a pipeline's U-Net: sha256 over its configuration and its weights."""
     files = sorted(path for path in (folder / "unet").iterdir() if path.suffix in (".json", ".safetensors"))
     return digest_of([[path.name, digest_of_file(path)] for path in files])
+
+
+def shape_of(folder: Path) -> dict[str, str]:
+    """`model.unet` and `model.prediction` of a pipeline, as far as its files say and we know such a U-Net."""
+    unet, scheduler = (_config(folder / part) for part in ("unet/config.json", "scheduler/scheduler_config.json"))
+    shape = unet.get("block_out_channels"), unet.get("cross_attention_dim")
+    ours = [name for name, one in UNETS.items() if (list(one.channels), one.text_width) == shape]
+    kind = scheduler.get("prediction_type", "epsilon")
+    return {"model.prediction": kind} | ({"model.unet": ours[0]} if ours else {})
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # loading says what is wrong
+    return found if isinstance(found, dict) else {}
 
 
 def load_unet(unet: "UNet2DConditionModel", folder: Path, denoiser: Denoiser) -> None:

@@ -8,6 +8,7 @@ The generators are trained apart, as in the paper, in one latent space. A branch
 generator.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,9 +19,10 @@ from lt.datagen.shards import LtError
 from lt.models.nn.control import control_branch
 from lt.models.nn.diffusion import Condition, seeded_noise
 from lt.models.nn.sampling import Solver, make_scheduler, sample
-from lt.recipes.diffusion import objective
+from lt.recipes.diffusion import bases, objective
 from lt.recipes.diffusion.controls import STORED
 from lt.recipes.diffusion.objective import STEPS, DiffusionObjective, Outline
+from lt.recipes.diffusion.unets import is_pipeline
 from lt.recipes.pangu import data
 from lt.recipes.pangu.data import Row
 from lt.recipes.pangu.settings import PanguSettings
@@ -120,6 +122,14 @@ def completes(settings: PanguSettings) -> list[str]:
     return [f"tiny-{part}" for part in ("texture", *STORED)]
 
 
+def inherited(settings: PanguSettings) -> Mapping[str, Any]:
+    """See `Recipe.inherited`. Only an adapter learns from windows as its base did."""
+    if is_pipeline(Path(settings.base)):
+        return {**bases.inherited(settings), "model.generator": "whole"}
+    own = ("generator", "t_struct", "high", "low", "drop_small") + (() if settings.model.control else ("windows",))
+    return bases.inherited(settings, own)
+
+
 RECIPE = Recipe(
     name="pangu",
     settings=PanguSettings,
@@ -128,5 +138,6 @@ RECIPE = Recipe(
     folder=Path(__file__).parent,
     prepare=data.prepare,
     completes=completes,
+    inherited=inherited,
     outline=outline,
 )

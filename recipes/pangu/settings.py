@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from lt.models import pangu
 from lt.models.pangu import TrainingStage
+from lt.recipes.config import free
 from lt.recipes.diffusion.settings import DenoiserSettings, DiffusionSettings
 
 
@@ -28,7 +29,7 @@ class ModelSettings(DenoiserSettings):
     """With `whole`: leave pictures out whose shorter side is less than `high`, instead of enlarging them."""
     control: Literal["", "pose", "edge", "layout", "color"] = ""
     """Train this control branch instead of the generator, which stays as it is in `base`."""
-    base: str = ""
+    base: str = free("")
     """With `control`: the generator that the branch steers: run, checkpoint, or diffusers folder (Stable Diffusion 1 or 2)."""
     hint_widths: tuple[int, ...] = (16, 32, 64, 128)
     """With `control`: widths of the encoder of the control picture, of which the first are taken, one more than the latent's

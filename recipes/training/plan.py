@@ -58,7 +58,7 @@ def make_plan(
 
     Raises:
         UsageError: an unknown preset or setting, a value that does not fit.
-        LtError: the card cannot be read.
+        LtError: the card, or the record of the model that the settings build on, cannot be read.
     """
     if card is not None:
         if preset is not None:
@@ -71,6 +71,8 @@ def make_plan(
             raise UsageError(f"{recipe.name} has no preset {name!r}.", nearest(name, recipe.presets))
         chosen = read_card(recipe.folder / f"{name}.yaml")
     resolved = resolve(recipe.settings, chosen, overrides)
+    if base := recipe.inherited(resolved.settings):
+        resolved = resolve(recipe.settings, chosen, overrides, base)
     return RunPlan(recipe, chosen.name, why, resolved, out or usual_run(recipe.name, chosen.name).out)
 
 

@@ -1,23 +1,27 @@
 """Adapters: small, beside a model that stays as it is, drawn with, and opened by diffusers."""
 
+import shutil
 from pathlib import Path
 
 import diffusion_runs
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from diffusion_runs import SHORT, built_on
+from diffusion_runs import SHORT, WORLD, built_on
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from lt.cli.app import app
 from lt.datagen.shards import LtError, UsageError, open_shards
+from lt.recipes import registry
+from lt.recipes.config import flat
 from lt.recipes.draw.painters import open_painter
 from lt.recipes.pangu.objective import PanguObjective, restore
 from lt.recipes.pangu.painters import locate_runs
 from lt.recipes.training import checkpoints
 from lt.recipes.training.checkpoints import Record
 from lt.recipes.training.loop import train
+from lt.recipes.training.plan import make_plan
 
 RANK = 2
 
@@ -93,6 +97,44 @@ def test_an_adapter_of_a_run_draws_with_the_other_generator(here):
     assert not torch.equal(*noisy) and torch.equal(*clean), "the texture generator has no adapter"
 
 
+def test_what_must_be_as_in_the_base_is_taken_from_it(here, sd):
+    def chosen(preset: str, *overrides: str):
+        return make_plan(registry.find("pangu"), preset, None, overrides).resolved
+
+    def taken(resolved) -> dict:
+        return {key: flat(resolved.settings)[key] for key, who in resolved.origin.items() if who == "base"}
+
+    ours = chosen("tiny", "lora.rank=2", "lora.base=lt:pangu-tiny", "model.low=48")
+    assert taken(ours)["model.t_struct"] == 300 and taken(ours)["model.autoencoder"] == "lt:vae-tiny"
+    assert (ours.settings.model.low, ours.origin["model.low"]) == (48, "--set")
+    branch = taken(chosen("tiny-pose", "model.base=runs/pangu-tiny-texture"))
+    assert branch["model.generator"] == "texture" and "model.windows" not in branch
+    unknown = taken(chosen("tiny", "lora.rank=2", "lora.base=runs/pangu-long-texture"))
+    assert (unknown["model.generator"], unknown["model.t_struct"]) == ("texture", 300), "as its card says"
+    assert taken(chosen("tiny", "lora.rank=2", "lora.base=nowhere")) == {}
+    pipeline = {"autoencoder": str(sd), "text": [str(sd)], "unet": "sd15", "prediction": "epsilon"}
+    own = {f"model.{name}": value for name, value in {**pipeline, "generator": "whole"}.items()}
+    assert taken(chosen("tiny", "lora.rank=2", f"lora.base={sd}")) == own
+
+
+def test_rank_and_base_are_enough_and_the_base_may_move(here, tmp_path):
+    out = here / "runs" / "an adapter"
+    base = tmp_path / "a base"
+    shutil.copytree("runs/pangu-tiny-texture", base)
+
+    def go_on() -> list[str]:
+        notes: list[str] = []
+        own = [*WORLD, *SHORT, "train.steps=2", "log.save_every=1", "lora.rank=2", f"lora.base={base}"]
+        assert train(make_plan(registry.find("pangu"), "tiny", None, own, out), notes.append).status == "done"
+        return notes
+
+    go_on()
+    shutil.rmtree(out / "checkpoints" / "step-00000002")
+    base = base.rename(tmp_path / "elsewhere")
+    assert any("continues from" in note for note in go_on())
+    assert restore(out).settings.model.generator == "texture"
+
+
 def test_what_does_not_fit_is_named(sd, here):
     with pytest.raises(UsageError, match="rank and base go together"):
         plan(sd, "lora.base=''")
@@ -106,8 +148,8 @@ def test_what_does_not_fit_is_named(sd, here):
     }.items():
         with pytest.raises(LtError, match=message):
             train(plan(sd, wrong), [].append)
-    run = ("lora.rank=2", *SHORT)
-    with pytest.raises(LtError, match="no structure generator at 64 pixels"):
+    run = ("lora.rank=2", "model.t_struct=400")
+    with pytest.raises(LtError, match="no texture generator at 48 pixels"):
         diffusion_runs.run("pangu", "tiny", *run, "lora.base=runs/pangu-tiny-texture", out=here / "runs" / "wrong")
     with pytest.raises(LtError, match="predicts v_prediction, these settings train epsilon"):
         diffusion_runs.run(

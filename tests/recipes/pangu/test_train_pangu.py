@@ -178,7 +178,7 @@ def test_wrong_calls_are_named(here):
         run("pangu", "tiny", "model.autoencoder=runs/pangu-tiny")
     with pytest.raises(LtError, match="is a checkpoint of vae, not of pangu"):
         restore(Path("runs/vae-tiny"))
-    wrong = [*WORLD, *SHORT, "model.base=runs/pangu-tiny-texture"]
+    wrong = [*WORLD, *SHORT, "model.base=runs/pangu-tiny-texture", "model.generator=structure"]
     plan = make_plan(registry.find("pangu"), "tiny-pose", None, wrong, here / "runs" / "wrong")
     with pytest.raises(LtError, match="no structure generator at 64 pixels"):
         train(plan, [].append)
