@@ -319,8 +319,9 @@ def restore(where: Path, weights: str = "auto") -> tuple[Objective, Record]:
     checkpoint = chosen(where)
     record = Record.load(checkpoint)
     recipe = registry.find(record.system)
+    settings = with_words(settings_of(record, recipe.settings), checkpoint, record)
     try:
-        objective = recipe.objective(with_words(settings_of(record, recipe.settings), checkpoint, record))
+        objective = recipe.objective(settings)
     except LtError as error:
         raise LtError(f"{checkpoint} needs what it is built on: {error.message}", error.hint) from None
     load_model(objective, checkpoint, record)
