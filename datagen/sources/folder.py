@@ -86,7 +86,7 @@ class FolderSource:
         meta = _beside(path, ".json") or {}
         if not isinstance(meta, dict):
             raise SampleError("invalid-json", f"{path.with_suffix('.json').name}: want an object")
-        caption = (_beside(path, ".txt") or "").strip()
+        caption = (_beside(path, ".txt") or "").removeprefix("\ufeff").strip()
         captions = captions_by_language(Sample(key, {"json": meta}))
         english = [caption, *captions.pop(UNTOLD, []), *captions.get("en", [])]
         if said := [text for text in dict.fromkeys(english) if text]:

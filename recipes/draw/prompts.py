@@ -165,7 +165,7 @@ def ranges(count: int) -> list[list[int]]:
 def read_prompts(file: Path) -> list[str]:
     """One prompt a line; empty lines are passed over. Raises LtError if the file cannot be read or holds none."""
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise LtError(f"Cannot read the prompts {file}: {getattr(error, 'strerror', None) or error}.") from None
     if not any(lines):

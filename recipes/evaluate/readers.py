@@ -74,7 +74,7 @@ def open_collection(
         return _from_shards(where, language)
     captions, embedded = _read(path, split)
     if only:
-        wanted = {Path(line.strip()).stem for line in only.read_text(encoding="utf-8").splitlines() if line.strip()}
+        wanted = {Path(line.strip()).stem for line in only.read_text(encoding="utf-8-sig").splitlines() if line.strip()}
         captions = {name: said for name, said in captions.items() if Path(name).stem in wanted}
     if not captions:
         raise LtError(
@@ -180,7 +180,7 @@ def _lines(path: Path) -> Captions:
 def _chinese_clip(path: Path) -> tuple[Captions, Find]:
     """Texts name the pictures that they belong to; queries (MUGE) do so under other names."""
     found: Captions = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
         if line.strip():
             value: dict[str, Any] = json.loads(line)
             text = value.get("text") or value["query_text"]

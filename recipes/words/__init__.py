@@ -29,7 +29,7 @@ def word_list(name: str) -> tuple[str, ...]:
     """
     ours = {path.stem: path for path in FOLDER.glob("*.txt")}
     try:
-        words = ours.get(name, Path(name)).read_text(encoding="utf-8").split()
+        words = ours.get(name, Path(name)).read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise LtError(f"No list of words {name!r}: {reason}.", nearest(name, ours)) from None

@@ -172,6 +172,7 @@ def test_folder_with_captions_json_and_clashing_names(tmp_path):
         ),
         ({"captions": ["a ball", "a box"]}, "", {"en": ["a ball", "a box"]}),
         ({"captions": "a ball", "source": "flickr"}, "a ball", {"en": ["a ball"]}),
+        ({"captions": "a ball"}, "\ufeffa ball\r\n", {"en": ["a ball"]}),
     ],
 )
 def test_folder_takes_captions_and_source_however_they_are_written(tmp_path, beside, txt, captions):

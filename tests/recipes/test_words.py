@@ -77,7 +77,7 @@ def test_a_run_goes_on_with_the_words_that_it_began_with(tmp_path, monkeypatch, 
 
 
 def test_a_list_is_one_of_lt_s_or_a_file(tmp_path):
-    (tmp_path / "own.txt").write_text("a\ncat\n猫\n", encoding="utf-8")
+    (tmp_path / "own.txt").write_text("a\ncat\n猫\n", encoding="utf-8-sig")  # as Windows writes it
     assert word_list(str(tmp_path / "own.txt")) == ("a", "cat", "猫")
     with pytest.raises(LtError, match=r"No list of words 'scenes-fr'") as unknown:
         word_list("scenes-fr")
