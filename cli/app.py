@@ -12,7 +12,7 @@ app = typer.Typer(
     name="lt",
     help="Build text-image data sets and train, run and measure the models of ten papers on them.\n\n"
     "Every step reads a folder of WebDataset shards and writes one.",
-    epilog="Example: lt shards info data/scenes",
+    epilog="Example: lt shards info data/scenes-train",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -27,11 +27,11 @@ shards.app.command(epilog="Example: lt shards export data/scenes-train --format 
 shards.app.command(epilog="Example: lt shards page data/scenes-train")(export.page)
 app.add_typer(train.app, name="train")
 app.add_typer(eval.app, name="eval")
-for verb, does in (
-    ("sample", "Let a trained system show what it does."),
-    ("edit", "Change pictures as an instruction says."),
+for verb, does, example in (
+    ("sample", "Let a trained system show what it does.", "Example: lt sample pangu --controls pose,edge"),
+    ("edit", "Change pictures as an instruction says.", None),
 ):
-    app.add_typer(typer.Typer(cls=Verbs, no_args_is_help=True, help=does), name=verb)
+    app.add_typer(typer.Typer(cls=Verbs, no_args_is_help=True, help=does, epilog=example), name=verb)
 app.add_typer(reproduce.app, name="reproduce")
 app.command("doctor", epilog="Example: lt doctor")(doctor.doctor)
 

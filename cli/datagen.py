@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from lt.datagen.fetch import Step
 
 app = typer.Typer(
-    cls=Verbs, no_args_is_help=True, help="Make data sets: layered pictures, built-in worlds; fetch what others host."
+    cls=Verbs,
+    no_args_is_help=True,
+    epilog="Example: lt datagen scenes --count 200 --size 128",
+    help="Make data sets: layered pictures, built-in worlds; fetch what others host.",
 )
 
 Out = typer.Option(None, "--out", help="Folder for the shards.", show_default="data/<name>")

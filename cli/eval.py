@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from lt.recipes.evaluate.report import Evaluation
 
 app = typer.Typer(
-    cls=Verbs, no_args_is_help=True, help="Measure a trained model, with intervals and the digests behind each number."
+    cls=Verbs,
+    no_args_is_help=True,
+    epilog="Example: lt eval retrieval --checkpoint lt:filip-tiny --data data/scenes-train",
+    help="Measure a trained model, with intervals and the digests behind each number.",
 )
 
 Checkpoint = typer.Option(..., "--checkpoint", help="A run's folder (its best checkpoint is taken) or a checkpoint.")

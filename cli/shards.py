@@ -13,14 +13,17 @@ if TYPE_CHECKING:
     from lt.datagen.shards.why import Step, Story
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Look at, check, index, cut anew and export any folder of shards."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    epilog="Example: lt shards info data/scenes-train",
+    help="Look at, check, index, cut anew and export any folder of shards.",
 )
 
 Where = typer.Argument(help="Folder, .tar, brace pattern or URL.")
 Key = typer.Argument(help="Key of the sample; `lt shards ls` lists them.")
 
 
-@app.command(epilog="Example: lt shards info data/scenes")
+@app.command(epilog="Example: lt shards info data/scenes-train")
 def info(where: str = Where, as_json: bool = JsonOption) -> None:
     """Say what a folder holds and how it was made: counts, fields, settings, stages, rejects, licences."""
     from dataclasses import asdict
@@ -60,7 +63,7 @@ def _print_info(found: "Info") -> None:
         print(f"{name} = {value}")
 
 
-@app.command(epilog="Example: lt shards ls data/scenes --limit 5")
+@app.command(epilog="Example: lt shards ls data/scenes-train --limit 5")
 def ls(
     where: str = Where,
     limit: int = typer.Option(20, min=1, help="How many samples to list."),
@@ -92,7 +95,7 @@ def _caption(sample) -> str:
         return f"({error})"
 
 
-@app.command(epilog="Example: lt shards show data/scenes scene-000001 --field png --out scene.png")
+@app.command(epilog="Example: lt shards show data/scenes-train scene-train-0-000001 --field png --out scene.png")
 def show(
     where: str = Where,
     key: str = Key,
@@ -123,7 +126,7 @@ def show(
     print_json(shown["json"])
 
 
-@app.command(epilog="Example: lt shards verify data/scenes --workers 2")
+@app.command(epilog="Example: lt shards verify data/scenes-train --workers 2")
 def verify(
     where: str = Where,
     workers: int = typer.Option(1, "--workers", min=1, help="Processes."),
@@ -159,7 +162,7 @@ def _print_report(report: "Report", limit: int) -> None:
     print(f"{report.where}: {verdict} ({size}, {looked}, {report.seconds:.1f} s, {rate}).")
 
 
-@app.command(epilog="Example: lt shards why data/scenes scene-000001")
+@app.command(epilog="Example: lt shards why data/scenes-train scene-train-0-000001")
 def why(where: str = Where, key: str = Key, as_json: bool = JsonOption) -> None:
     """Tell how a sample came to be, stage by stage, or which stage rejected it, why, and by which figure."""
     from dataclasses import asdict
@@ -219,7 +222,7 @@ def index(
         print_table(["shard", "samples", "problems", "index"], rows)
 
 
-@app.command(epilog="Example: lt shards reshard data/scenes --bytes 256MB --out data/scenes-256")
+@app.command(epilog="Example: lt shards reshard data/scenes-train --bytes 256MB --out data/scenes-256")
 def reshard(
     where: str = Where,
     out: Path = typer.Option(..., "--out", help="Folder for the new shards."),

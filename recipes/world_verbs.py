@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import create_model
 
+from lt.datagen.sources.numbered import MAX_SIZE, MIN_SIZE
 from lt.datagen.worlds import WORLDS, World, openmoji_pipeline, world_pipeline
 from lt.recipes.config import Section
 from lt.recipes.system import Job, Note, System, Verb, option
@@ -19,7 +20,7 @@ class WorldOptions(Section):
     """Which combinations: those to train with, or those that training never shows."""
     seed: int = option(0)
     """Another seed gives another data set."""
-    size: int = option(256, ge=32, le=1024)
+    size: int = option(256, ge=MIN_SIZE, le=MAX_SIZE)
     """Side of the pictures in pixels."""
 
 

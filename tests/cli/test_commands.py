@@ -47,6 +47,26 @@ def test_the_example_of_every_command_parses(path, command):
     command.make_context(" ".join(path), words)
 
 
+def test_the_help_of_every_verb_that_has_commands_ends_in_an_example_of_one():
+    root = typer.main.get_command(app)
+    verbs = {name: root.get_command(None, name) for name in root.list_commands(None)}
+    groups = {name: verb for name, verb in verbs.items() if hasattr(verb, "list_commands") and verb.list_commands(None)}
+    assert {"datagen", "shards", "train", "eval", "sample", "reproduce"} <= groups.keys()
+    for name, verb in groups.items():
+        words = (verb.epilog or "").removeprefix(f"Example: lt {name} ").split()
+        assert words[:1] and words[0] in verb.list_commands(None), f"lt {name}: {verb.epilog!r}"
+
+
+@pytest.mark.parametrize("world", ["scenes", "figures"])
+def test_a_world_is_drawn_in_the_sizes_that_its_option_allows(world):
+    command = typer.main.get_command(app).get_command(None, "datagen").get_command(None, world)
+    for size in ("64", "4096"):
+        command.make_context(world, ["--size", size])
+    for size in ("63", "4097"):
+        with pytest.raises(typer.BadParameter, match=r"64|4096"):
+            command.make_context(world, ["--size", size])
+
+
 def test_help_loads_no_heavy_library():
     code = (
         "import sys; from lt.cli import app; sys.argv = ['lt', '--help']\n"
