@@ -51,12 +51,16 @@ class Judge:
         """The judge with the settings of its card; trained first (minutes on one core) if it is not under LT_HOME yet.
 
         Its folder is named by the digest of the settings and of the code of network and world: a stale one cannot be met.
+
+        Raises:
+            LtError: its training was stopped.
         """
         plan = make_plan(objective.RECIPE, "tiny")
         out = lt_home() / "judge" / _identity(plan)[:16]
         if not is_finished(out):
             note(f"The world's judge is not trained yet; it will be kept in {out}.")
-            train(RunPlan(plan.recipe, plan.preset, plan.why, plan.resolved, out), note)
+            if train(RunPlan(plan.recipe, plan.preset, plan.why, plan.resolved, out), note).status == "stopped":
+                raise LtError("Stopped while the world's judge was trained.", "The same command continues.")
         return cls.open(out)
 
     @classmethod

@@ -26,11 +26,13 @@ from lt.recipes.evaluate.images.distances import (
 )
 from lt.recipes.evaluate.images.inception import Inception
 from lt.recipes.evaluate.images.pictures import PictureSet, extract
+from lt.recipes.judge import judge as judging
 from lt.recipes.judge.judge import Judge, true_points
 from lt.recipes.judge.measures import points_found
 from lt.recipes.judge.objective import Row, mirrored
 from lt.recipes.training.loop import train
 from lt.recipes.training.plan import make_plan
+from lt.recipes.training.run import Outcome
 
 rng = np.random.default_rng(0)
 
@@ -182,6 +184,13 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def judge(home) -> Judge:
     return Judge.open(home / "run")
+
+
+def test_a_judge_whose_training_was_stopped_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("LT_HOME", str(tmp_path))
+    monkeypatch.setattr(judging, "train", lambda plan, note: Outcome("stopped", plan.out, 3, 30))
+    with pytest.raises(LtError, match="Stopped while the world's judge was trained"):
+        Judge.load(lambda line: None)
 
 
 @pytest.fixture(scope="module")
