@@ -39,7 +39,7 @@ def run(tmp_path_factory) -> Path:
 
 def test_it_learns_and_draws(run):
     first, last = read_log(run, "validation")
-    assert last["psnr"] > first["psnr"] + 1 and last["psnr"] > psnr_of_grey(run.parents[1] / "data"), (
+    assert last["psnr"] > first["psnr"] + 0.3 and last["psnr"] > psnr_of_grey(run.parents[1] / "data"), (
         "better than no picture"
     )
     drawn = np.asarray(Image.open(run / "pictures" / "step-00000012-reconstruction.png"))
