@@ -19,7 +19,7 @@ from lt.datagen.engine.ledger import Ledger
 from lt.datagen.engine.plan import Task
 from lt.datagen.engine.stage import Pipeline
 from lt.datagen.engine.task import Outcome, run_task
-from lt.datagen.engine.worker import BEAT_EVERY
+from lt.datagen.engine.worker import BEAT_EVERY, device_settings
 from lt.datagen.shards.errors import LtError
 from lt.datagen.shards.manifest import StageMetrics
 
@@ -138,7 +138,7 @@ class _Run:
         kind = seat.partition(":")[0] if seat else None
         options: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0 if kind in (None, "cpu") else 1}
         if kind:
-            options["runtime_env"] = {"env_vars": {"LT_DEVICE": kind}}
+            options["runtime_env"] = {"env_vars": device_settings(kind)}
         return self._ray.remote(**options)(_Worker).remote()
 
     def _start(self) -> None:

@@ -26,7 +26,7 @@ from lt.datagen.engine.ledger import Ledger
 from lt.datagen.engine.plan import Task
 from lt.datagen.engine.stage import Pipeline
 from lt.datagen.engine.task import Outcome, run_task
-from lt.datagen.engine.worker import work
+from lt.datagen.engine.worker import device_settings, work
 from lt.datagen.shards.errors import LtError
 
 _TICK = 0.2  # seconds between two looks at the clock
@@ -38,7 +38,7 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 
 def run_here(pipeline: Pipeline, out: Path, ledger: Ledger, device: str | None) -> None:
     """Attempt all tasks of `ledger` in this process, one after the other. Raises OutputError if nothing more can be written."""
-    with _environment(_device(device)):
+    with _environment(device_settings(device)):
         while ledger.waiting:
             task = ledger.take()
             ledger.end(task, run_task(pipeline, task, out, lambda metrics, task=task: ledger.beat(task, metrics)))
@@ -230,14 +230,10 @@ def _child_settings(device: str | None) -> Iterator[None]:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         threads = {name: one for name, one in _ONE_THREAD.items() if name not in os.environ}
-        with _environment(threads | _device(device)):
+        with _environment(threads | device_settings(device)):
             yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _device(name: str | None) -> dict[str, str]:
-    return {"LT_DEVICE": name} if name else {}
 
 
 @contextlib.contextmanager

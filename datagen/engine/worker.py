@@ -22,6 +22,11 @@ BEAT_EVERY = 0.2
 """Seconds between two signs of life, as long as samples move."""
 
 
+def device_settings(device: str | None) -> dict[str, str]:
+    """Environment variables that tell a process its device, see `models/nn/device.py`; none leave the choice to it."""
+    return {"LT_DEVICE": device} if device else {}
+
+
 def work(pickled_pipeline: bytes, out: Path, orders: Connection, noise: Connection) -> None:
     """Attempt the tasks that come through `orders` until None comes, and answer each with beats and an Outcome."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
