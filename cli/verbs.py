@@ -28,6 +28,8 @@ DevicesOption = typer.Option(
 class Verbs(TyperGroup):
     """The commands under one verb: those written in its file, and those that systems bring."""
 
+    is_complete = False
+
     def list_commands(self, ctx: Any) -> list[str]:
         self._complete()
         return list(self.commands)
@@ -44,6 +46,10 @@ class Verbs(TyperGroup):
             formatter.write_text("No system does so yet.")
 
     def _complete(self) -> None:
+        """Ask the systems, once."""
+        if self.is_complete:
+            return
+        self.is_complete = True
         app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
         app.callback()(lambda: None)  # a group, also where it has one command
         self.add_to(app)
@@ -97,7 +103,8 @@ class Systems(Verbs):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Options may stand before the name too."""
-        place = next((place for place, word in enumerate(args) if word in self.list_commands(ctx)), 0)
+        known = self.list_commands(ctx)
+        place = next((place for place, word in enumerate(args) if word in known), 0)
         return super().parse_args(ctx, [*args[place : place + 1], *args[:place], *args[place + 1 :]])
 
 
