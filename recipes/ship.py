@@ -35,7 +35,7 @@ def ship(run: Path, target: Path) -> Path:
         LtError: the run has no checkpoint, or what it was built on is not shipped.
     """
     objective, record = checkpoints.restore(run)
-    settings = {key: value if key == "train.init" else _as_shipped(value) for key, value in record.settings.items()}
+    settings = _as_shipped(record.settings)
     record = record.model_copy(update={"settings": settings, "losses": {}})
     recipe = find(record.system)
     built_on = recipe.objective(checkpoints.settings_of(record, recipe.settings)).built_on
@@ -53,9 +53,13 @@ def _halved(objective: Objective) -> dict[str, Tensor]:
     return {name: t.half() if t.is_floating_point() and t.ndim else t for name, t in weights.items()}
 
 
-def _as_shipped(value: Any) -> Any:
+def _as_shipped(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that name what ships; what a run started from is history, and stays."""
     known = {str(run.out): SCHEME + name for name, run in shipping().items()}
-    return known.get(value, value) if isinstance(value, str) else value
+    return {
+        key: known.get(value, value) if isinstance(value, str) and key != "train.init" else value
+        for key, value in settings.items()
+    }
 
 
 def in_order(runs: Mapping[str, Need]) -> Iterable[str]:
