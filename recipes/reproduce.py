@@ -30,7 +30,8 @@ from lt.datagen.cores import cores
 from lt.datagen.shards import LtError, open_shards
 from lt.datagen.shards.storage import write_json
 from lt.recipes.claims import Claim, Evidence, Joint, Measured, Measures, Study, Table, Variant, find_study
-from lt.recipes.registry import Note, find
+from lt.recipes.registry import find
+from lt.recipes.system import Note
 from lt.recipes.training import checkpoints
 from lt.recipes.training.checkpoints import Record
 from lt.recipes.training.loop import Progress, train

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lt.recipes.contrastive.settings import ContrastiveSettings
-from lt.recipes.registry import Note
+from lt.recipes.system import Note
 from lt.recipes.worlds import scenes
 
 

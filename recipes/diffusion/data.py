@@ -15,7 +15,7 @@ from lt.models.nn.tokenizers import WordTokenizer
 from lt.recipes.diffusion.cache import bucket_of, cached, latent_field, picture_stage, text_stage
 from lt.recipes.diffusion.settings import DiffusionSettings
 from lt.recipes.diffusion.worlds import together
-from lt.recipes.registry import Note
+from lt.recipes.system import Note
 
 SEED = "seed"
 """A number that depends on the sample's key alone: its noise in validation."""

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from lt.datagen.shards import open_shards
 from lt.recipes.config import Section
-from lt.recipes.registry import Note
+from lt.recipes.system import Note
 from lt.recipes.worlds import figures, scenes
 
 

@@ -16,7 +16,7 @@ from lt.recipes.evaluate.bootstrap import Interval
 from lt.recipes.evaluate.features import Encoder, Pictures, Rule, encode_pictures, weights_of
 from lt.recipes.evaluate.readers import Collection, Item
 from lt.recipes.evaluate.retrieval import recalls, text_number
-from lt.recipes.registry import Note
+from lt.recipes.system import Note
 from lt.recipes.training.checkpoints import versions
 
 _SAID_AT_MOST = 3

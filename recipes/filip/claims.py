@@ -5,7 +5,7 @@ from pathlib import Path
 from lt.recipes.claims import Claim, Evidence, Finding, Measures, Study, Variant, above, all_of, below
 from lt.recipes.contrastive.measures import localisation, prompts, retrieval, run_through, step_seconds, word_order
 from lt.recipes.contrastive.objective import ContrastiveEncoder
-from lt.recipes.registry import Note
+from lt.recipes.system import Note
 from lt.recipes.worlds import scenes
 
 TRAIN, TEST, SIZE = 12000, 500, 64

@@ -27,7 +27,7 @@ from lt.recipes.config import flat
 from lt.recipes.diffusion.pictures import channels_first, fitted, to_signed
 from lt.recipes.judge import objective
 from lt.recipes.judge.objective import JudgeObjective
-from lt.recipes.registry import Note
+from lt.recipes.system import Note
 from lt.recipes.training import checkpoints
 from lt.recipes.training.checkpoints import Record
 from lt.recipes.training.loop import train

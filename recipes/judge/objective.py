@@ -26,7 +26,8 @@ from lt.models.nn.judge import JudgeNet, found_points, spread
 from lt.recipes.config import Section, Settings
 from lt.recipes.diffusion.pictures import channels_first, fitted, to_signed
 from lt.recipes.judge.measures import points_found
-from lt.recipes.registry import Note, Recipe
+from lt.recipes.registry import Recipe
+from lt.recipes.system import Note
 from lt.recipes.training.objective import Batch, Metrics, Objective, Report
 from lt.recipes.worlds import figures
 

@@ -57,7 +57,7 @@ from lt.recipes.pangu.measures import (
     true_pictures,
 )
 from lt.recipes.pangu.miniature import HIGH, LOW, SMALL, shrunk
-from lt.recipes.registry import Note
+from lt.recipes.system import Note
 
 TRAIN, TEST = 8000, 256
 CHANNELS, FACTOR = 12, 4

@@ -13,7 +13,7 @@ from lt.recipes.diffusion.controls import STORED
 from lt.recipes.diffusion.pictures import channels_first, fitted
 from lt.recipes.diffusion.worlds import build
 from lt.recipes.pangu.settings import PanguSettings
-from lt.recipes.registry import Note
+from lt.recipes.system import Note
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from lt.datagen.shards import Sample, open_shards
 from lt.datagen.shards.compose import composite
 from lt.datagen.sources.shards import ShardSource
 from lt.recipes.diffusion.pictures import channels_first, fitted
-from lt.recipes.registry import Note
+from lt.recipes.system import Note
 from lt.recipes.worlds import figures, made
 
 HIGH, LOW = 32, 16

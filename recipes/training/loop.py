@@ -20,6 +20,7 @@ from torch import Tensor
 from lt.datagen.engine.lock import directory_lock
 from lt.datagen.shards.errors import LtError
 from lt.datagen.shards.storage import write_json
+from lt.recipes.system import Note
 from lt.recipes.training import checkpoints
 from lt.recipes.training.ema import decay
 from lt.recipes.training.estimate import Estimate, counted, describe
@@ -33,8 +34,6 @@ from lt.recipes.training.plan import RunPlan, check_enough
 from lt.recipes.training.players import alone
 from lt.recipes.training.rounds import run_rounds
 from lt.recipes.training.run import Outcome, Run, seed_all
-
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,11 @@ from lt.datagen.engine.stage import Pipeline
 from lt.datagen.shards.errors import LtError
 from lt.recipes.config import Card, flat, resolve
 from lt.recipes.devices import run_to_end
+from lt.recipes.system import Note
 
 if TYPE_CHECKING:
     from lt.recipes.training.plan import RunPlan
     from lt.recipes.training.run import Outcome
-
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from lt.models.nn.contrastive import Features, contrastive_loss
 from lt.recipes.claims import Claim, Evidence, Finding, Measured, Measures, Study, Variant, above, all_of, below
 from lt.recipes.contrastive.measures import localisation, prompts, retrieval, run_through, step_seconds
 from lt.recipes.contrastive.objective import ContrastiveEncoder, ContrastiveObjective
-from lt.recipes.registry import Note
+from lt.recipes.system import Note
 from lt.recipes.worlds import scenes
 
 TRAIN, TEST, SIZE = 12000, 500, 64

@@ -22,7 +22,7 @@ from lt.recipes.evaluate.images.pictures import Extractor, PictureSet, extract
 from lt.recipes.evaluate.report import Evaluation
 from lt.recipes.judge.judge import Judge
 from lt.recipes.judge.measures import NEAR
-from lt.recipes.registry import Note
+from lt.recipes.system import Note
 
 _FEWEST = 2 * distances.GROUPS
 _Z_95 = 1.96
