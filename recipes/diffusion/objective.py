@@ -78,7 +78,7 @@ class DiffusionObjective(Objective):
         self.built_on = {"model.autoencoder": self.located.digest} | ({"model.text": self.texts} if model.text else {})
         self.space: AutoencoderSpace = autoencoders.load(self.located)
         self.tokenizer = world_tokenizer(settings.text.words)
-        self.words = () if model.text else self.tokenizer.words
+        self.words = () if model.text or settings.base else self.tokenizer.words  # the base keeps its own
         self.shape = self._shape()
         self.unet: Any = self.shape.build()
         self.encoder = self._own_encoder()

@@ -72,7 +72,8 @@ def _painter(files: RunFiles) -> Painter:
     generators = _generators([one for one in restored if one.branch is None] or restored[:1])
     # the one that learned whole pictures knows their sizes
     some = max(generators, key=lambda one: one.denoiser.timesteps.stop)
-    if len({(one.located.digest, one.texts, one.words) for one in restored}) > 1:
+    words = [() if one.encoder is None else one.tokenizer.words for one in restored]
+    if len({(one.located.digest, one.texts, its) for one, its in zip(restored, words, strict=True)}) > 1:
         raise LtError(
             "The checkpoints were trained with different autoencoders, text encoders or words: they cannot draw together."
         )
