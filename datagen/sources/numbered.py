@@ -53,6 +53,13 @@ class NumberedSource:
     def settings(self) -> dict[str, Any]:
         return asdict(self)
 
+    def inputs(self) -> list[str]:
+        """Digests of what is read: nothing, unless a world says so."""
+        return []
+
+    def licences(self) -> list[str]:
+        return []
+
     def splits(self) -> list[list[int]]:
         """[first, end) ranges of numbers."""
         return [[first, min(first + self.shard_size, self.count)] for first in range(0, self.count, self.shard_size)]

@@ -69,7 +69,7 @@ def test_it_makes_data_and_edits_them(lt, folder):
     expected[8:40, 8:24] = 229
     assert (sample["png"] == expected).all() and (sample["source.png"] == 26).all()
     assert (sample["mask.png"] == np.where(expected[:, :, 0] == 229, 255, 0)).all() and sample["txt"] == "invert"
-    edit = {"instruction": "invert", "seed": 0, "parent": "square-0", "scores": {"changed": 0.125}}
+    edit = {"instruction": "invert", "seed": 0, "parent": "0", "scores": {"changed": 0.125}}
     assert sample.meta["edit"] == edit
     assert [step["stage"] for step in sample.meta["lineage"]] == ["squares", "shards", "requests", "invert"]
 
@@ -122,7 +122,8 @@ def test_without_an_editor_lt_edit_says_so(lt, monkeypatch):
 
 
 def test_it_is_small():
+    """Sixty lines besides imports, docstrings and blank lines."""
     files = [Path(__file__).with_name("stub_model.py"), *Path(__file__).parent.glob("stub/*.py")]
-    lines = [line for file in files for line in file.read_text().splitlines()]
-    code = [line for line in lines if line.strip() and not line.startswith(("import ", "from "))]
-    assert len(code) <= 70
+    lines = [line.strip() for file in files for line in file.read_text().splitlines()]
+    code = [line for line in lines if line and not line.startswith(("import ", "from ", '"""'))]
+    assert len(code) <= 60

@@ -10,16 +10,12 @@ class StubOptions(Section):
     """How many squares."""
 
 
-def verb(name: str, command: str, about: str, options: type[Section] = StubOptions, out: str = "") -> Verb:
-    return Verb(options, f"stub.work:{name}", f"lt {command}", about, out, workers=0)
-
-
 SYSTEM = System(
     about="The mean colour of squares.",
     recipe="stub.work:RECIPE",
     study="stub.work:STUDY",
-    sample=verb("sample", "sample stub", "Draw squares of the mean colour.", out="samples/stub"),
-    edit=verb("edit", "edit stub a.png --instruction invert", "Invert.", EditOptions, "edits/stub"),
-    eval={"shade": verb("shade", "eval shade", "The mean shade.")},
-    datagen={"squares": verb("squares", "datagen squares", "Grey squares.", out="data/squares-{count}")},
+    sample=Verb(StubOptions, "stub.work:sample", "lt sample stub", "Draw squares.", "samples/stub", workers=0),
+    edit=Verb(EditOptions, "stub.work:edit", "lt edit stub a.png --instruction no", "Invert.", "edits/stub", workers=0),
+    eval={"shade": Verb(StubOptions, "stub.work:shade", "lt eval shade", "The mean shade.", workers=0)},
+    datagen={"squares": Verb(StubOptions, "stub.work:squares", "lt datagen squares", "Grey.", "data/squares-{count}")},
 )

@@ -22,11 +22,9 @@ from lt.recipes.worlds import made
 class Squares(NumberedSource):
     shade: float = 0.1
     name: ClassVar[str] = "squares"
-    inputs = licences = lambda self: []
 
     def sample(self, number):
-        picture = np.full((self.size, self.size, 3), round(255 * self.shade), np.uint8)
-        return Sample(f"square-{number}", {"png": picture, "txt": "a square"})
+        return Sample(f"{number}", {"png": np.full((64, 64, 3), round(255 * self.shade), np.uint8), "txt": "a square"})
 
 
 class Stub(Objective):
@@ -45,15 +43,11 @@ def row(sample, rng):
 
 
 def world(settings, note):
-    return [str(made(squares_of(8), Path("data/squares"), 8, note))], "data/squares"
-
-
-def squares_of(count, **more):
-    return Pipeline("squares", Squares(count, size=64, **more))
+    return [str(made(Pipeline("squares", Squares(8)), Path("data/squares"), 8, note))], "data/squares"
 
 
 def squares(options, note):
-    return Job(squares_of(options.count))
+    return Job(Pipeline("squares", Squares(options.count)))
 
 
 def learned(run="runs/stub-tiny"):
@@ -61,7 +55,7 @@ def learned(run="runs/stub-tiny"):
 
 
 def sample(options, note):
-    return Job(squares_of(options.count, shade=learned()))
+    return Job(Pipeline("squares", Squares(options.count, shade=learned())))
 
 
 def shade(options, note):
