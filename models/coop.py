@@ -202,7 +202,7 @@ def carry(clean: Tensor, source: Member, target: Member, clamp: float | None = 1
 
 
 class _Run:
-    """The states of a group on the common ladder."""
+    """The states of a group on the common ladder: the lead's, and by their places those of the others that are still heard."""
 
     def __init__(
         self,
@@ -216,44 +216,32 @@ class _Run:
         clamp: float | None,
         hook: Hook | None,
     ):
-        self.members, self.send_back, self.clamp, self.hook = list(members), send_back, clamp, hook
+        self.members, self.send_back, self.clamp, self.hook = members, send_back, clamp, hook
         self.schedule = NoiseSchedule.from_config(scheduler.config)
-        self.solvers: list[Solver | None] = []
-        self.last_use: list[float] = [float("inf")] * len(self.members)
+        self.others: dict[int, Solver] = {}
         ladder = Solver(scheduler, steps, torch.zeros(1), begin)
-        for place, member in enumerate(self.members):
-            noise, generators = start_noise(seeds, member, self.members[0], place, begin)
+        for place, member in enumerate(members):
+            noise, generators = start_noise(seeds, member, members[0], place, begin)
             if clean is not None:
                 noise = noise.to(clean)
                 alpha, sigma = (value.to(noise) for value in ladder.alpha_sigma())
-                noise = alpha * carry(clean, self.members[0], member, clamp) + sigma * noise
-            self.solvers.append(Solver(scheduler, steps, member.guided.beside(noise), begin, generators))
+                noise = alpha * carry(clean, members[0], member, clamp) + sigma * noise
+            self.others[place] = Solver(scheduler, steps, member.guided.beside(noise), begin, generators)
+        self.lead = self.others.pop(0)
+        self.last_use = dict.fromkeys(self.others, -1)
 
-    @property
-    def lead(self) -> Solver:
-        assert self.solvers[0] is not None
-        return self.solvers[0]
-
-    def weights(self, t: float) -> list[float]:
-        """d of every member but the lead; their sum is at most one."""
-        weights = [member.weight_at(t) for member in self.members[1:]]
-        if sum(weights) > 1 + 1e-9:
-            raise ValueError(f"coop weights sum to {sum(weights):g} at t={t:g}; the lead takes the rest, so at most 1")
+    def weights(self, rung: int) -> dict[int, float]:
+        """d of every member but the lead by its place; their sum is at most one."""
+        t = float(self.lead.timesteps[rung])
+        weights = {place: member.weight_at(t) for place, member in enumerate(self.members) if place}
+        if (total := sum(weights.values())) > 1 + 1e-9:
+            raise ValueError(f"coop weights sum to {total:g} at t={t:g}; the lead takes the rest, so at most 1")
         return weights
 
-    def _weight(self, place: int) -> float:
-        """d of one member on this rung."""
-        return self.weights(float(self.lead.t))[place - 1]
-
     def let_go_after(self, fusing: Sequence[int]) -> None:
-        """Find each member's last fusion; after it its network need not run.
-
-        Args:
-            fusing: the rungs at which guesses are fused.
-        """
-        rows = {rung: self.weights(float(self.lead.timesteps[rung])) for rung in fusing}
-        for place in range(1, len(self.members)):
-            self.last_use[place] = max((rung for rung, row in rows.items() if row[place - 1] > 0), default=-1)
+        """Find each member's last fusion, of those at the rungs `fusing`; after it its network need not run."""
+        for rung in fusing:
+            self.last_use |= {place: rung for place, weight in self.weights(rung).items() if weight > 0}
 
     def advance(self, fuse: bool) -> None:
         """One rung down for every member that will be heard again."""
@@ -263,25 +251,19 @@ class _Run:
         fused = self.state(answers if fuse else {}).output
         self._drop(rung + 1)
         if fuse and self.send_back:
-            answers = {place: self._send_back(fused, solver, place) for place, solver in self._others()}
-        for place, solver in self._others():
+            answers = {place: self._send_back(fused, solver, place) for place, solver in self.others.items()}
+        for place, solver in self.others.items():
             solver.step(answers[place])
         self.lead.step(fused)
 
-    def _others(self) -> list[tuple[int, Solver]]:
-        """The members beside the lead that are still heard, by their places."""
-        return [(place, solver) for place, solver in enumerate(self.solvers) if place and solver is not None]
-
     def _drop(self, rung: int) -> None:
         """Let go of the members that are not heard at ``rung`` or below."""
-        for place, last in enumerate(self.last_use):
-            if last < rung:
-                self.solvers[place] = None
+        self.others = {place: solver for place, solver in self.others.items() if self.last_use[place] >= rung}
 
     def answers(self, fuse: bool) -> dict[int, Tensor]:
         """The others' own answers by their places, in the ladder's prediction type; those that nobody will read are left out."""
-        sent = fuse and self.send_back
-        return {place: self._ask(place, one) for place, one in self._others() if self._weight(place) or not sent}
+        weights, sent = self.weights(self.lead.rung), fuse and self.send_back
+        return {place: self._ask(place, one) for place, one in self.others.items() if weights[place] or not sent}
 
     def state(self, answers: Mapping[int, Tensor]) -> State:
         """The lead's state, after its hook. Its output is the lead's own answer, averaged with some others' (steps 1 to 4).
@@ -289,7 +271,8 @@ class _Run:
         The others' clean guesses travel into the lead's space and are read there as noise from its state. All prediction types
         are affine in the noise for a fixed state, so averaging outputs averages noise estimates.
         """
-        guesses = [self._heard(place, answer) for place, answer in answers.items() if self._weight(place)]
+        weights = self.weights(self.lead.rung) if answers else {}
+        guesses = [self._heard(place, answer, weights[place]) for place, answer in answers.items() if weights[place]]
 
         def ask(z: Tensor, t: Tensor) -> Tensor:
             own = fused = self._ask(0, self.lead)
@@ -312,14 +295,13 @@ class _Run:
         alpha, sigma = alpha.to(z), sigma.to(z)
         return convert(guided(z, t), z, alpha, sigma, model.prediction_type, solver.kind)
 
-    def _heard(self, place: int, answer: Tensor) -> tuple[Tensor | float, Tensor]:
+    def _heard(self, place: int, answer: Tensor, weight: float) -> tuple[Tensor | float, Tensor]:
         """A member's share of the fusion (with its mask ``[b, 1, h, w]``) and its clean guess in the lead's space."""
-        member, lead, solver = self.members[place], self.members[0], self.solvers[place]
-        assert solver is not None
-        share = self._weight(place)
+        member, lead = self.members[place], self.members[0]
+        share: Tensor | float = weight
         if member.mask is not None:
-            share = share * F.interpolate(member.mask.to(self.lead.z), size=lead.shape[1:], mode="area")
-        return share, carry(solver.clean(answer), member, lead, self.clamp)
+            share = weight * F.interpolate(member.mask.to(self.lead.z), size=lead.shape[1:], mode="area")
+        return share, carry(self.others[place].clean(answer), member, lead, self.clamp)
 
     def _send_back(self, fused: Tensor, solver: Solver, place: int) -> Tensor:
         """Step 5: the fusion as a clean guess in another member's space, read as an output from that member's state."""

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from lt.models.nn.diffusion import Condition, Denoiser
 
 T_STRUCT = 500
+_TIMESTEPS, _STEPS = 1000, 40
 
 
 class TimeDecoupled(Denoiser):
@@ -74,16 +75,6 @@ class TimeDecoupled(Denoiser):
             output[rows] = part
         assert output is not None, "an empty batch"
         return output
-
-
-def structure_timesteps(t_struct: int = T_STRUCT, total: int = 1000) -> range:
-    """Timesteps of the structure generator: ``T_struct..T-1``."""
-    return range(t_struct, total)
-
-
-def texture_timesteps(t_struct: int = T_STRUCT) -> range:
-    """Timesteps of the texture generator: ``0..T_struct-1``."""
-    return range(t_struct)
 
 
 @dataclass(frozen=True)
@@ -157,44 +148,35 @@ class TrainingStage:
         return min(width, height) < self.size
 
 
-def time_decoupled(
-    high: int = 1024, low: int = 512, t_struct: int = T_STRUCT, total: int = 1000
-) -> tuple[TrainingStage, ...]:
+def time_decoupled(high: int = 1024, low: int = 512, t_struct: int = T_STRUCT) -> tuple[TrainingStage, ...]:
     """PanGu-Draw's scheme: structure at ``high`` on everything, texture at ``low`` on what is at least ``low``."""
     return (
-        TrainingStage("structure", structure_timesteps(t_struct, total), high, 0, "half"),
-        TrainingStage("texture", texture_timesteps(t_struct), low, low, "half"),
+        TrainingStage("structure", range(t_struct, _TIMESTEPS), high, 0, "half"),
+        TrainingStage("texture", range(t_struct), low, low, "half"),
     )
 
 
-def resolution_boost(high: int = 1024, low: int = 512, total: int = 1000) -> tuple[TrainingStage, ...]:
-    """The usual scheme: one whole model at ``low``, then the same model at ``high``; small pictures are dropped at both."""
-    return (
-        TrainingStage("low", range(total), low, low),
-        TrainingStage("high", range(total), high, high),
-    )
-
-
-def cascaded(high: int = 1024, low: int = 512, lowest: int = 256, total: int = 1000) -> tuple[TrainingStage, ...]:
-    """Three whole models, each starting from the picture of the one before."""
-    return (
-        TrainingStage("base", range(total), lowest, 0),
-        TrainingStage("upsampler", range(total), low, low, start=lowest),
-        TrainingStage("upsampler-2", range(total), high, high, start=low),
-    )
-
-
-def monolithic(size: int = 1024, keep_from: int = 0, total: int = 1000) -> tuple[TrainingStage, ...]:
+def monolithic(size: int = 1024, keep_from: int = 0) -> TrainingStage:
     """One whole model on all timesteps; ``keep_from`` says whether small pictures are enlarged (0) or dropped (``size``)."""
-    return (TrainingStage("whole", range(total), size, keep_from),)
+    return TrainingStage("whole", range(_TIMESTEPS), size, keep_from)
 
 
-SCHEMES: dict[str, Callable[..., tuple[TrainingStage, ...]]] = {
-    "time-decoupled": time_decoupled,
-    "resolution-boost": resolution_boost,
-    "cascaded": cascaded,
-    "monolithic": monolithic,
+SCHEMES: dict[str, tuple[TrainingStage, ...]] = {
+    "time-decoupled": time_decoupled(),
+    # the usual scheme: one whole model at low, then the same model at high resolution; small pictures are dropped at both
+    "resolution-boost": (
+        TrainingStage("low", range(_TIMESTEPS), 512, 512),
+        TrainingStage("high", range(_TIMESTEPS), 1024, 1024),
+    ),
+    # three whole models, each starting from the picture of the one before
+    "cascaded": (
+        TrainingStage("base", range(_TIMESTEPS), 256, 0),
+        TrainingStage("upsampler", range(_TIMESTEPS), 512, 512, start=256),
+        TrainingStage("upsampler-2", range(_TIMESTEPS), 1024, 1024, start=512),
+    ),
+    "monolithic": (monolithic(),),
 }
+"""What the paper's efficiency table compares, at its sizes."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +189,6 @@ class LedgerRow:
         sampling: multiply-adds that the stage spends on one sampled picture.
     """
 
-    scheme: str
     stage: str
     images: int
     enlarged: int
@@ -216,26 +197,21 @@ class LedgerRow:
 
 
 def ledger(
-    scheme: str,
     stages: Sequence[TrainingStage],
     sizes: Sequence[tuple[int, int]],
     forward_cost: Callable[[TrainingStage, int], float],
-    *,
-    epochs: float = 1.0,
-    steps: int = 40,
 ) -> list[LedgerRow]:
     """The arithmetic of data and cost: what the paper's efficiency table compares, by a stated rule.
 
-    Training: every stage sees each of its pictures ``epochs`` times, three forward passes' worth each. Sampling: a
-    scheme whose stages cover different timesteps divides ``steps`` among them, at the scheme's highest resolution; a
-    resolution boost samples with its last stage only; a cascade runs every stage in full at its own size.
+    Training: every stage sees each of its pictures once, at three forward passes' worth. Sampling takes 40 steps without
+    guidance (which multiplies all schemes alike): a scheme whose stages cover different timesteps divides them among its
+    stages, at its highest resolution; a resolution boost samples with its last stage only; a cascade runs every stage in full
+    at its own size.
 
     Args:
         sizes: (width, height) of every picture of the collection.
         forward_cost: multiply-adds of one forward pass of a stage's network on a square of the given side
             (``nn.unet.multiply_adds`` with the latent's side, or a measured figure).
-        epochs: passes over a stage's own pictures.
-        steps: sampling steps without guidance (guidance multiplies all schemes alike).
     """
     highest = max(stage.size for stage in stages)
     whole_line = sum(len(stage.timesteps) for stage in stages)
@@ -245,22 +221,17 @@ def ledger(
     for place, stage in enumerate(stages):
         kept = [size for size in sizes if stage.keeps(*size)]
         enlarged = sum(stage.enlarges(*size) for size in kept)
-        training = 3 * epochs * len(kept) * forward_cost(stage, stage.size)
+        training = 3 * len(kept) * forward_cost(stage, stage.size)
         if cascade:
-            sampling = steps * forward_cost(stage, stage.size)
+            sampling = _STEPS * forward_cost(stage, stage.size)
         elif apart:
-            sampling = steps * len(stage.timesteps) / whole_line * forward_cost(stage, highest)
+            sampling = _STEPS * len(stage.timesteps) / whole_line * forward_cost(stage, highest)
         else:
-            sampling = steps * forward_cost(stage, stage.size) if place == len(stages) - 1 else 0.0
-        rows.append(LedgerRow(scheme, stage.name, len(kept), enlarged, training, sampling))
+            sampling = _STEPS * forward_cost(stage, stage.size) if place == len(stages) - 1 else 0.0
+        rows.append(LedgerRow(stage.name, len(kept), enlarged, training, sampling))
     return rows
 
 
 def images_used(stages: Sequence[TrainingStage], sizes: Sequence[tuple[int, int]]) -> int:
     """How many different pictures of a collection any stage of a scheme uses."""
     return sum(any(stage.keeps(*size) for stage in stages) for size in sizes)
-
-
-def device_hours(multiply_adds: float, per_second: float) -> float:
-    """Hours on a device that does ``per_second`` multiply-adds (measured on it, or its peak times a stated utilisation)."""
-    return multiply_adds / per_second / 3600

@@ -21,7 +21,7 @@ from lt.datagen.shards.captions import LANGUAGES, captions_by_language
 from lt.datagen.stages.colours import NAMES, colour_share
 from lt.datagen.stages.masks import MASKS, expert, expert_class
 from lt.datagen.stages.nouns import chinese_nouns, names_category, table
-from lt.models.perception.protocols import Phrase
+from lt.models.perception.phrases import Phrase
 
 _JOINT = re.compile(r"\s+(in|wearing|with)\s+$")
 _PLACE = re.compile(

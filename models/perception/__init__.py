@@ -1,1 +1,1 @@
-"""Pretrained experts behind small protocols: detect, segment, caption, inpaint, pose, edges, parse."""
+"""Pretrained experts by name: segment, inpaint, edges, pose, parse."""

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from lt.models.perception.protocols import Box
-from lt.models.perception.registry import BackendError
+from lt.models.perception.registry import BackendError, Box
 
 
 class GrabCut:

@@ -9,16 +9,26 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-
-from lt.models.perception.protocols import Phrase
 
 _DETERMINERS = {"DT", "PRP$", "CD", "PDT"}
 _MODIFIERS = {"JJ", "JJR", "JJS", "VBN", "VBG", "HYPH", "RB", "AFX"}
 _NOUNS = {"NN", "NNS", "NNP", "NNPS"}
 _PLURAL = {"NNS", "NNPS"}
 _MANY = re.compile(r"^(两|二|三|四|五|六|七|八|九|十|几|许多|很多|一群|一些|一对|一排|多)")
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A noun phrase in a text: characters `start:end`, its head noun as a lemma, and whether it means several things."""
+
+    text: str
+    start: int
+    end: int
+    head: str
+    plural: bool
 
 
 class SpacyPhrases:

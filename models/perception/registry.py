@@ -4,6 +4,19 @@
 
 A name is a backend, and after a colon what the backend needs to know (an algorithm, a folder or a hub name). A backend whose
 package or weights are missing raises `BackendError` with the command that adds them. Nothing falls back to something else.
+
+All take lists, of uint8 RGB pictures [h, w, 3] or of texts, and give one result for each:
+
+| kind | method | result |
+|---|---|---|
+| segmenter | `segment(images, boxes)` | for each box of a picture the bool mask [h, w] of the main thing in it |
+| inpainter | `inpaint(images, masks)` | pictures: filled where the bool mask [h, w] is true, elsewhere equal to the bit |
+| edges | `edges(images)` | uint8 [h, w]: 255 on an edge, else 0 |
+| pose | `poses(images)` | COCO-17 key points, the surest person first: [people, 17, 3], see below |
+| parser | `parse(texts)` | noun phrases from left to right, see `phrases.Phrase` |
+
+A key point is (x, y, visibility) in pixels; visibility as in COCO: 0 not in the picture (x = y = 0), 1 hidden, 2 seen. Left and
+right are the person's own.
 """
 
 import difflib
@@ -12,6 +25,9 @@ import importlib.util
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+
+Box = tuple[float, float, float, float]
+"""(x, y, width, height) in pixels, x to the right and y down from the upper left corner."""
 
 
 class BackendError(Exception):

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lt.models.perception.protocols import Box
-from lt.models.perception.registry import BackendError, from_pretrained
+from lt.models.perception.registry import BackendError, Box, from_pretrained
 
 
 class SamSegmenter:
@@ -48,7 +47,7 @@ class SamSegmenter:
         return [mask[choice].numpy().astype(bool) for mask, choice in zip(masks, best, strict=True)]
 
 
-class SamFileSegmenter:
+class SamFileSegmenter(SamSegmenter):
     """The same from a file of the authors' package, which holds a state dict. Its size (ViT-B, L, H) is read off the weights.
 
     Args:
@@ -73,10 +72,6 @@ class SamFileSegmenter:
         except Exception as error:  # pickle, zip and torch each have their own errors for a file that is something else
             raise BackendError(f"{file} holds no weights of SAM: {str(error).splitlines()[0][:200]}") from None
         self.predictor: Any = SamPredictor(model.to(device()))
-
-    def segment(self, images: Sequence[np.ndarray], boxes: Sequence[Sequence[Box]]) -> list[list[np.ndarray]]:
-        """Masks bool [h, w], one a box; the picture is encoded once, and all its boxes are decoded together."""
-        return [self._picture(image, its) if len(its) else [] for image, its in zip(images, boxes, strict=True)]
 
     def _picture(self, image: np.ndarray, boxes: Sequence[Box]) -> list[np.ndarray]:
         import torch

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lt.datagen.shards import LtError, Sample, open_shards
 from lt.models.nn.unet import PANGU, multiply_adds
-from lt.models.pangu import SCHEMES, LedgerRow, TrainingStage, device_hours, images_used, ledger
+from lt.models.pangu import SCHEMES, TrainingStage, images_used, ledger
 from lt.recipes.claims import Measures
 from lt.recipes.diffusion.pictures import Size
 from lt.recipes.pangu.options import LedgerOptions
@@ -55,31 +55,32 @@ def _size(sample: Sample) -> Size:
 
 def estimated(sizes: Sequence[Size]) -> Table:
     """What every scheme uses and costs with the paper's networks and sizes (1024 and 512 pixels, 256 for a cascade's base)."""
-    rows = {name: ledger(name, scheme(), sizes, _forward) for name, scheme in SCHEMES.items()}
-    used = {name: images_used(scheme(), sizes) for name, scheme in SCHEMES.items()}
-    table = [[name, *_line(rows[name], used[name], rows[_BASELINE], used[_BASELINE], len(sizes))] for name in SCHEMES]
+    costs = {name: _costs(stages, sizes) for name, stages in SCHEMES.items()}
+    base_used, _, base_hours, base_drawing = costs[_BASELINE]
+    rows = [
+        [
+            name,
+            f"{used:.0%} ({_against(used, base_used)})",
+            f"{enlarged:.0%}",
+            f"{hours:,.0f} ({_against(hours, base_hours)})",
+            f"{drawing:,.1f} ({_against(drawing, base_drawing)})",
+        ]
+        for name, (used, enlarged, hours, drawing) in costs.items()
+    ]
     return Table(
         f"Estimated at the paper's size for {len(sizes):,} pictures; in brackets against {_BASELINE}",
         ["scheme", "pictures used", "enlarged", "A100-hours an epoch of a million", "10^12 multiply-adds a drawing"],
-        table,
+        rows,
     )
 
 
-def _line(rows: list[LedgerRow], used: int, base: list[LedgerRow], base_used: int, count: int) -> list[str]:
-    """The cells of one scheme. `used`, `base_used`: pictures that any of its stages uses."""
-    hours, base_hours = (device_hours(_sum(some, "training"), RATE) * 1e6 / count for some in (rows, base))
-    drawing, base_drawing = (_sum(some, "sampling") / 1e12 for some in (rows, base))
-    enlarged = _sum(rows, "enlarged") / max(1, _sum(rows, "images"))
-    return [
-        f"{used / count:.0%} ({_against(used, base_used)})",
-        f"{enlarged:.0%}",
-        f"{hours:,.0f} ({_against(hours, base_hours)})",
-        f"{drawing:,.1f} ({_against(drawing, base_drawing)})",
-    ]
-
-
-def _sum(rows: Sequence[LedgerRow], name: str) -> float:
-    return sum(getattr(row, name) for row in rows)
+def _costs(stages: Sequence[TrainingStage], sizes: Sequence[Size]) -> tuple[float, float, float, float]:
+    """Of a scheme: the share of the pictures that any stage uses and the share that is enlarged, hours of training on a million
+    pictures, 10^12 multiply-adds a drawing."""
+    rows = ledger(stages, sizes, _forward)
+    enlarged = sum(row.enlarged for row in rows) / max(1, sum(row.images for row in rows))
+    hours = sum(row.training for row in rows) / RATE / 3600 * 1e6 / len(sizes)
+    return images_used(stages, sizes) / len(sizes), enlarged, hours, sum(row.sampling for row in rows) / 1e12
 
 
 def _against(value: float, base: float) -> str:

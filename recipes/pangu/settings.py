@@ -53,7 +53,7 @@ class ModelSettings(DenoiserSettings):
     def stage(self) -> TrainingStage:
         """The generator's timesteps, size and data policy, as models/pangu.py states them."""
         if self.generator == "whole":
-            return pangu.monolithic(self.high, self.high if self.drop_small else 0)[0]
+            return pangu.monolithic(self.high, self.high if self.drop_small else 0)
         structure, texture = pangu.time_decoupled(self.high, self.low, self.t_struct)
         return structure if self.generator == "structure" else texture
 
