@@ -3,10 +3,7 @@
 import contextlib
 import hashlib
 import json
-import os
-import uuid
 import zlib
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +14,7 @@ from lt.datagen.shards.errors import LtError, SampleError
 from lt.datagen.shards.manifest import ContentDigest, Sidecar, StageMetrics, rejects_beside
 from lt.datagen.shards.remote import Location
 from lt.datagen.shards.sample import Reject, Sample, check_field, check_key
-from lt.datagen.shards.storage import TEMP_MARK, atomic_file, digest_of_file, write_error
+from lt.datagen.shards.storage import atomic_file, digest_of_file, writing
 
 _RECORD = 20 * tar.BLOCK  # tar's own record size: the archive is padded to a multiple of it
 
@@ -40,34 +37,23 @@ class ShardWriter:
         self.sidecar: Sidecar | None = None
         self._durable = durable
         self._index: dict[str, dict[str, tuple[int, int, int]]] = {}
-        self._fields: Counter[str] = Counter()
         self._hash = hashlib.sha256()
         self._content = ContentDigest()
         self._position = 0
         self._file: IO[bytes] | None = None
-        self._exit = contextlib.ExitStack()
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        self._temporary = self.path.with_name(f"{self.path.name}{TEMP_MARK}{uuid.uuid4().hex[:8]}")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._temporary.open("wb", buffering=2**20)
-        except OSError as error:
-            raise write_error(self.path, error) from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
+        if kind is None:
+            with self._open, writing(self.path):
                 self._finish()
-        finally:
-            with contextlib.suppress(OSError):
-                if self._file is not None:
-                    self._file.close()
-            with contextlib.suppress(OSError):
-                self._temporary.unlink(missing_ok=True)
+        else:
+            self._open.__exit__(kind, error, trace)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -102,36 +88,27 @@ class ShardWriter:
         self._emit(b"".join(chunks))
         self._index[key] = places
         self._content.add(key, places, encoded.get("json"))
-        self._fields.update(encoded.keys())
 
     def _emit(self, data: bytes) -> None:
-        assert self._file is not None, "use ShardWriter in a with block"
-        try:
+        with writing(self.path):
+            if self._file is None:  # a shard without samples leaves no tar: stock readers stop at one
+                self._file = self._open.enter_context(atomic_file(self.path, durable=self._durable))
             self._file.write(data)
-        except OSError as error:
-            raise write_error(self.path, error) from error
         self._hash.update(data)
         self._position += len(data)
 
     def _finish(self) -> None:
-        self._emit(tar.END_OF_ARCHIVE)
-        self._emit(bytes(-self._position % _RECORD))
-        assert self._file is not None
-        try:
-            self._file.flush()
-            if self._durable:
-                os.fsync(self._file.fileno())
-            self._file.close()
-        except OSError as error:
-            raise write_error(self.path, error) from error
         sidecar_path, rejects_path = self.path.with_suffix(".json"), self.path.with_name(rejects_beside(self.path.name))
-        try:
-            sidecar_path.unlink(missing_ok=True)  # an older sidecar must never stand beside new files
-            rejects_path.unlink(missing_ok=True)
-        except OSError as error:
-            raise write_error(self.path, error) from error
+        if self._index:
+            self._emit(tar.END_OF_ARCHIVE)
+            self._emit(bytes(-self._position % _RECORD))
+        for older in (sidecar_path, rejects_path):  # a sidecar must never stand beside newer files
+            older.unlink(missing_ok=True)
         if self.rejects:
             write_rejects(rejects_path, self.rejects)
+        if not self._index:
+            self.path.unlink(missing_ok=True)
+        self._open.close()
         self.sidecar = Sidecar(
             shard=self.path.name,
             task=self.task,
@@ -139,19 +116,12 @@ class ShardWriter:
             bytes=self._position,
             sha256=self._hash.hexdigest(),
             content=self._content.hexdigest(),
-            fields=sorted(self._fields),
+            fields=sorted({name for places in self._index.values() for name in places}),
             rejected=len(self.rejects),
             rejects_sha256=digest_of_file(rejects_path) if self.rejects else "",
             stages=self.stages,
             index=self._index,
         )
-        try:
-            if self._index:
-                self._temporary.replace(self.path)
-            else:  # stock readers stop at a tar without samples
-                self.path.unlink(missing_ok=True)
-        except OSError as error:
-            raise write_error(self.path, error) from error
         self.sidecar.save(sidecar_path, durable=self._durable)
 
 
