@@ -53,7 +53,7 @@ def page(
 ) -> None:
     """Draw a web page that shows every sample, layer, box, caption and reject. It opens without a server."""
     from lt.datagen.shards import open_shards
-    from lt.datagen.shards.page import build_page
+    from lt.datagen.shards.page.build import build_page
 
     shards = open_shards(where)
     name = where.rstrip("/").removesuffix(".tar")

@@ -3,15 +3,17 @@
 COCO 2017 is fetched from its own site; another address (a mirror, a test server) can be given.
 """
 
+import json
+import shutil
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from lt.datagen.shards.errors import LtError
-from lt.datagen.shards.storage import atomic_file, write_error
+from lt.datagen.shards.storage import atomic_file, writing
 
 COCO_SITE = "http://images.cocodataset.org"
 COCO_SPLITS = {"val2017": "0.8 GB", "train2017": "19 GB"}
@@ -56,7 +58,7 @@ def download(url: str, path: Path, progress: Progress | None = None) -> bool:
     if path.is_file():
         return False
     part, tag = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.tag")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         expected = _continue_download(url, part, tag, progress)
         if expected is not None and part.stat().st_size != expected:
@@ -66,8 +68,6 @@ def download(url: str, path: Path, progress: Progress | None = None) -> bool:
             )
         part.replace(path)
         tag.unlink(missing_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from error
     return True
 
 
@@ -91,22 +91,15 @@ def _continue_download(url: str, part: Path, tag: Path, progress: Progress | Non
             length = response.headers.get("Content-Length")
             total = start + int(length) if length else None
             with part.open("ab" if start else "wb") as file:
-                _copy(response.iter_content(_CHUNK), file, part.name.removesuffix(".part"), start, total or 0, progress)
+                for chunk in response.iter_content(_CHUNK):
+                    file.write(chunk)
+                    if progress:
+                        progress(Step(part.stem, file.tell(), total or 0, "bytes"))
             return total
     except requests.RequestException as error:
         raise LtError(
             f"Cannot download {url}: {_reason(error)}.", "Run the same command again: it continues."
         ) from None
-
-
-def _copy(
-    chunks: Iterable[bytes], file: IO[bytes], name: str, done: int, total: int, progress: Progress | None
-) -> None:
-    for chunk in chunks:
-        file.write(chunk)
-        done += len(chunk)
-        if progress:
-            progress(Step(name, done, total, "bytes"))
 
 
 def _reason(error: Exception) -> str:
@@ -127,23 +120,18 @@ def fetch_coco(
     if split not in COCO_SPLITS:
         raise LtError(f"No COCO split {split!r} has captions and instances.", f"Known: {', '.join(COCO_SPLITS)}.")
     downloaded = fetch_coco_annotations(root, split, site, progress)
+    names = coco_picture_names(root, split)
     if limit is None:
-        downloaded += _fetch_all_pictures(root, split, site, progress)
+        downloaded += _fetch_archive(f"{site}/zips/{split}.zip", root, {f"{split}/{name}" for name in names}, progress)
         return Fetched(root, sum(1 for _ in (root / split).glob("*.jpg")), downloaded)
-    names = coco_picture_names(root, split)[:limit]
+    names = names[:limit]
     downloaded += _fetch_each_picture(f"{site}/{split}", names, root / split, progress)
     return Fetched(root, len(names), downloaded)
 
 
 def fetch_coco_annotations(root: Path, split: str, site: str, progress: Progress | None) -> int:
-    wanted = [f"annotations/{kind}_{split}.json" for kind in ("instances", "captions", "person_keypoints")]
-    if all((root / name).is_file() for name in wanted):
-        return 0
-    archive = root / "annotations_trainval2017.zip"
-    downloaded = download(f"{site}/annotations/{archive.name}", archive, progress)
-    unpack(archive, root, lambda name: name in wanted)
-    archive.unlink()
-    return int(downloaded)
+    wanted = {f"annotations/{kind}_{split}.json" for kind in ("instances", "captions", "person_keypoints")}
+    return _fetch_archive(f"{site}/annotations/annotations_trainval2017.zip", root, wanted, progress)
 
 
 def _fetch_each_picture(address: str, names: list[str], folder: Path, progress: Progress | None) -> int:
@@ -156,13 +144,12 @@ def _fetch_each_picture(address: str, names: list[str], folder: Path, progress: 
     return downloaded
 
 
-def _fetch_all_pictures(root: Path, split: str, site: str, progress: Progress | None) -> int:
-    names = coco_picture_names(root, split)
-    if all((root / split / name).is_file() for name in names):
+def _fetch_archive(url: str, root: Path, wanted: set[str], progress: Progress | None) -> int:
+    """Download an archive and unpack the `wanted` members below `root`, unless all are there; 1 if it was downloaded, else 0."""
+    if all((root / name).is_file() for name in wanted):
         return 0
-    archive = root / f"{split}.zip"
-    downloaded = download(f"{site}/zips/{archive.name}", archive, progress)
-    wanted = {f"{split}/{name}" for name in names}
+    archive = root / PurePosixPath(url).name
+    downloaded = download(url, archive, progress)
     unpack(archive, root, wanted.__contains__)
     archive.unlink()
     return int(downloaded)
@@ -170,20 +157,17 @@ def _fetch_all_pictures(root: Path, split: str, site: str, progress: Progress | 
 
 def coco_picture_names(root: Path, split: str) -> list[str]:
     """File names of a split's pictures, by id, from its annotations. Names with folders in them are left out."""
-    import json
-
     document = json.loads((root / "annotations" / f"instances_{split}.json").read_bytes())
     names = [str(image["file_name"]) for image in sorted(document["images"], key=lambda image: image["id"])]
     return [name for name in names if PurePosixPath(name).name == name and name not in (".", "..")]
 
 
-def unpack(archive: Path, root: Path, is_wanted: Callable[[str], bool]) -> int:
-    """Unpack the wanted members below `root`; how many. Each file appears whole or not at all.
+def unpack(archive: Path, root: Path, is_wanted: Callable[[str], bool]) -> None:
+    """Unpack the wanted members below `root`. Each file appears whole or not at all.
 
     Raises:
         LtError: not a zip archive, a damaged one, or a member that would land outside `root` or is a bomb.
     """
-    count = 0
     try:
         with zipfile.ZipFile(archive) as opened:
             for member in opened.infolist():
@@ -199,12 +183,9 @@ def unpack(archive: Path, root: Path, is_wanted: Callable[[str], bool]) -> int:
                     raise LtError(f"{archive.name}: member {member.filename!r} says it has {member.file_size:,} bytes.")
                 if not (target.is_file() and target.stat().st_size == member.file_size):
                     with opened.open(member) as source, atomic_file(target, durable=False) as out:
-                        while chunk := source.read(_CHUNK):
-                            out.write(chunk)
-                count += 1
+                        shutil.copyfileobj(source, out, _CHUNK)
     except (zipfile.BadZipFile, EOFError) as error:
         archive.unlink(missing_ok=True)
         raise LtError(
             f"{archive} is damaged ({error}); it was removed.", "Run the same command again to fetch it anew."
         ) from None
-    return count

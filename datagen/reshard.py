@@ -3,12 +3,13 @@
 Each new shard is a task: it is written whole or not at all, and the same call again makes only what is missing.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from lt import __version__
 from lt.datagen.engine.lock import directory_lock
@@ -19,11 +20,9 @@ from lt.datagen.shards.index import Places, is_ours
 from lt.datagen.shards.manifest import (
     MANIFEST,
     Manifest,
-    ShardEntry,
     Sidecar,
     StageMetrics,
     add_stage_metrics,
-    parse_document,
     rejects_beside,
     shard_name,
 )
@@ -67,16 +66,12 @@ class Resharded:
     rejected: dict[str, int]
 
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
-
-
 def parse_size(text: str) -> int:
     """`100000`, `64MB`, `1.5 GiB` in bytes; kB is 1000 and KiB 1024 of them. Raises UsageError if it is no size."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"{text!r} is no size.", "Say bytes, or a number with kB, MB, GB, KiB, MiB or GiB.")
-    number, prefix, binary = match.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix.lower() or " "))
+    try:
+        return TypeAdapter(ByteSize).validate_python(text.strip())
+    except ValidationError:
+        raise UsageError(f"{text!r} is no size.", "Say bytes, or a number with kB, MB, GB, KiB, MiB or GiB.") from None
 
 
 def reshard(
@@ -123,7 +118,10 @@ def reshard(
             done += cut.count
             if on_progress is not None:
                 on_progress(done, len(shards))
-        _close(manifest, out)
+        manifest.close(out)
+        reasons = Counter(reject.reason for _, reject in Shards([], root=Location(str(out))).rejects())
+        manifest.rejected = dict(reasons.most_common())  # with those that no stage of the input counted
+        manifest.save(out / MANIFEST)
     return Resharded(str(out), len(manifest.shards), made, manifest.count, manifest.rejected)
 
 
@@ -193,10 +191,11 @@ def _write(cut: Cut, task: Task, out: Path) -> None:
     metrics: list[StageMetrics] = []
     with ShardWriter(out / shard_name(cut.number), task=task.digest) as writer:
         for location in cut.carried:
-            data = location.with_suffix(".json").read_if_present()
-            sidecar = _sidecar(location, data) if data else None
-            if sidecar is None:
+            place = location.with_suffix(".json")
+            data = place.read_if_present()
+            if data is None or not is_ours(data):
                 continue
+            sidecar = Sidecar.parse(data, str(place))
             metrics = add_stage_metrics(metrics, sidecar.stages)
             if sidecar.rejected:
                 for reject in read_rejects(location.sibling(rejects_beside(location.name))):
@@ -208,10 +207,6 @@ def _write(cut: Cut, task: Task, out: Path) -> None:
                 writer.write(sample)
             shard.close()
         writer.stages = metrics
-
-
-def _sidecar(location: Location, data: bytes) -> Sidecar | None:
-    return parse_document(Sidecar, data, str(location.with_suffix(".json"))) if is_ours(data) else None
 
 
 def _refuse_other_data(manifest: Manifest, out: Path) -> None:
@@ -227,23 +222,3 @@ def _refuse_other_data(manifest: Manifest, out: Path) -> None:
     raise LtError(
         f"{out} holds other data ({difference}).", "Choose another --out, or remove the folder to make it anew."
     )
-
-
-def _close(manifest: Manifest, out: Path) -> None:
-    """Fill in the manifest from the sidecars and rejects that are there now."""
-    rejected: Counter[str] = Counter()
-    fields: set[str] = set()
-    for number in range(manifest.tasks):
-        path = out / shard_name(number)
-        sidecar = Sidecar.load(path.with_suffix(".json"))
-        fields.update(sidecar.fields)
-        manifest.stages = add_stage_metrics(manifest.stages, sidecar.stages)
-        if sidecar.rejected:
-            rejected.update(reject.reason for reject in read_rejects(path.with_name(rejects_beside(path.name))))
-        if sidecar.count:
-            manifest.shards.append(ShardEntry.of(sidecar))
-    manifest.count = sum(entry.count for entry in manifest.shards)
-    manifest.rejected = dict(rejected.most_common())
-    manifest.fields = sorted(fields)
-    manifest.complete = True
-    manifest.save(out / MANIFEST)

@@ -1,23 +1,13 @@
 """Close the books of a run: make keys unique over all shards, add up the metrics, write the manifest."""
 
 import hashlib
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from lt.datagen.engine.plan import UNIQUE, Plan
 from lt.datagen.engine.task import count_write
-from lt.datagen.shards.manifest import (
-    MANIFEST,
-    Manifest,
-    ShardEntry,
-    Sidecar,
-    StageMetrics,
-    add_stage_metrics,
-    rejects_name,
-    shard_name,
-)
+from lt.datagen.shards.manifest import MANIFEST, Manifest, Sidecar, StageMetrics, rejects_beside, shard_name
 from lt.datagen.shards.reader import Shards
 from lt.datagen.shards.remote import Location
 from lt.datagen.shards.sample import Reject
@@ -29,22 +19,10 @@ def close_books(plan: Plan, out: Path) -> Manifest:
     for number, keys in _repeated(plan, out).items():
         _drop(plan, out, number, keys)
     manifest = plan.manifest()
-    rejected: Counter[str] = Counter()
-    fields: set[str] = set()
-    for task in plan.tasks:
-        sidecar = _sidecar(out, task.number)
-        manifest.stages = add_stage_metrics(manifest.stages, sidecar.stages)
-        fields.update(sidecar.fields)
-        if sidecar.count:
-            manifest.shards.append(ShardEntry.of(sidecar))
-    manifest.count = sum(entry.count for entry in manifest.shards)
+    manifest.close(out)
     for metrics in manifest.stages:
-        rejected.update(metrics.rejected)
         if metrics.name == UNIQUE:  # only shards that lost a key were looked at
             metrics.kept = manifest.count
-    manifest.rejected = dict(rejected.most_common())
-    manifest.fields = sorted(fields)
-    manifest.complete = True
     manifest.save(out / MANIFEST)
     return manifest
 
@@ -81,7 +59,7 @@ def _hashes(sidecar: Sidecar) -> np.ndarray:
 def _drop(plan: Plan, out: Path, number: int, keys: dict[str, int]) -> None:
     """Write a shard again without `keys`, which become rejects. Which shard loses a key does not depend on the order of tasks."""
     sidecar = _sidecar(out, number)
-    path, rejects = out / shard_name(number), out / rejects_name(number)
+    path, rejects = out / shard_name(number), out / rejects_beside(shard_name(number))
     metrics = StageMetrics(name=UNIQUE)
     with ShardWriter(path, task=sidecar.task) as writer:
         for earlier in read_rejects(rejects) if rejects.exists() else []:

@@ -19,7 +19,7 @@ from lt.datagen.engine.lock import directory_lock
 from lt.datagen.engine.plan import Plan, Task, differences, make_plan
 from lt.datagen.engine.stage import Pipeline
 from lt.datagen.shards.errors import LtError, ShardError, UsageError
-from lt.datagen.shards.manifest import MANIFEST, Manifest, Sidecar, StageMetrics, rejects_name, shard_name
+from lt.datagen.shards.manifest import MANIFEST, Manifest, Sidecar, StageMetrics, rejects_beside, shard_name
 from lt.datagen.shards.storage import TEMP_MARK
 
 ENGINES = ("local", "ray")
@@ -112,7 +112,7 @@ def is_finished(task: Task, out: Path) -> bool:
     with contextlib.suppress(OSError, ShardError):
         sidecar = Sidecar.load(shard.with_suffix(".json"))
         has_tar = sidecar.count == 0 or shard.stat().st_size == sidecar.bytes
-        has_rejects = sidecar.rejected == 0 or (out / rejects_name(task.number)).exists()
+        has_rejects = sidecar.rejected == 0 or (out / rejects_beside(shard.name)).exists()
         return sidecar.task == task.digest and has_tar and has_rejects
     return False
 

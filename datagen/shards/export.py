@@ -19,7 +19,7 @@ from lt.datagen.shards.captions import captions_by_language, main_caption
 from lt.datagen.shards.compose import alpha_box
 from lt.datagen.shards.errors import LtError, SampleError, UsageError
 from lt.datagen.shards.sample import Reject, Sample, safe_key
-from lt.datagen.shards.storage import atomic_file, write_json
+from lt.datagen.shards.storage import atomic_file, write_bytes, write_json
 
 _ORA_VERSION = "0.0.3"
 _THUMBNAIL = 256  # pixels, the largest side the OpenRaster specification allows
@@ -55,24 +55,28 @@ def export(samples: Iterable[Sample], out: Path, kind: str, progress: Callable[[
     Raises:
         UsageError: unknown kind. LtError: the folder cannot be written, or a package is missing.
     """
-    if kind == "coco":
-        return _export_coco(samples, out, progress)
-    if kind not in _PER_SAMPLE:
+    if kind not in _WRITERS:
         raise UsageError(f"Unknown export format {kind!r}.", f"Known: {', '.join(FORMATS)}.")
-    write, suffix = _PER_SAMPLE[kind]
-    done = Exported(out)
+    done, coco = Exported(out), _Coco()
     for number, sample in enumerate(samples, 1):
-        target = out / f"{safe_key(sample.key)}{suffix}"
         try:
+            name = safe_key(sample.key)
+            target = (
+                out / "images" / f"{name}.{sample.picture_field}" if kind == "coco" else out / f"{name}{_SUFFIX[kind]}"
+            )
+            if kind == "coco":
+                coco.add(sample, number, target.name)
             if target.exists():
                 done.present += 1
             else:
-                write(sample, target)
+                _WRITERS[kind](sample, target)
                 done.written += 1
         except SampleError as error:
             done.rejects.append(Reject.of(sample, error.reason, error.figure, error.detail))
         if progress:
             progress(number)
+    if kind == "coco":
+        coco.save(out / "annotations")
     return done
 
 
@@ -83,15 +87,13 @@ def layers_of(sample: Sample) -> list[Layer]:
         return _before_and_after(sample)
     if "background.png" not in sample:
         raise SampleError("no-layers", f"no background.png among {sample.fields}")
-    described = sample.meta.get("layers") or []
     layers = [Layer("background", _rgba(sample["background.png"]), 0, 0)]
-    for number, name in enumerate(sample.layer_fields):
+    for number, (name, entry) in enumerate(zip(sample.layer_fields, _described(sample), strict=True)):
         pixels = sample[name]
         if pixels.ndim != 3 or pixels.shape != (*layers[0].pixels.shape[:2], 4):
             raise SampleError("bad-layer", f"{name} is {list(pixels.shape)}, want RGBA of the background's size")
         if box := alpha_box(pixels[:, :, 3]):
             x, y, width, height = box
-            entry = described[number] if number < len(described) and isinstance(described[number], dict) else {}
             layers.append(Layer(_layer_name(entry, number), pixels[y : y + height, x : x + width], x, y))
     return layers
 
@@ -111,9 +113,9 @@ def write_png_folder(sample: Sample, folder: Path) -> None:
         raise SampleError("no-picture", f"no pictures among {sample.fields}")
     for name in names:
         stem = f"picture.{name}" if name in codec.PICTURE_FIELDS else name
-        _write(folder / stem, sample.encoded(name))
+        write_bytes(folder / stem, sample.encoded(name), durable=False)
     if caption := main_caption(sample):
-        _write(folder / "caption.txt", caption.encode())
+        write_bytes(folder / "caption.txt", caption.encode(), durable=False)
     write_json(folder / "sample.json", sample.meta)
 
 
@@ -134,9 +136,8 @@ def write_ora(sample: Sample, path: Path) -> None:
     files.append(("mergedimage.png", codec.encode_image(sample.picture, "png")))
     files.append(("Thumbnails/thumbnail.png", codec.encode_image(_thumbnail(sample.picture), "png")))
     with atomic_file(path) as file, zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(
-            zipfile.ZipInfo("mimetype"), "image/openraster"
-        )  # first and not compressed, so that `file` knows it
+        # first and not compressed, so that `file` knows it
+        archive.writestr(zipfile.ZipInfo("mimetype"), "image/openraster")
         archive.writestr(zipfile.ZipInfo("stack.xml"), ElementTree.tostring(image, "utf-8", xml_declaration=True))
         for name, data in files:
             archive.writestr(zipfile.ZipInfo(name), data)
@@ -155,62 +156,61 @@ def write_psd(sample: Sample, path: Path) -> None:
         made.name = layer.name  # also as Unicode: the name given at creation may hold MacRoman only
     buffer = io.BytesIO()
     document.save(buffer)
-    _write(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue(), durable=False)
 
 
-def _export_coco(samples: Iterable[Sample], out: Path, progress: Callable[[int], None] | None) -> Exported:
-    """`images/`, `annotations/instances.json` (masks as RLE, from alpha >= 128) and `annotations/captions.json`."""
-    done = Exported(out)
-    coco: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "captions": []}
-    categories: dict[str, int] = {}
-    for number, sample in enumerate(samples, 1):
-        try:
-            name = f"{safe_key(sample.key)}.{sample.picture_field}"
-            height, width = sample.picture.shape[:2]
-            entries = list(_coco_instances(sample, number, categories))
-        except SampleError as error:
-            done.rejects.append(Reject.of(sample, error.reason, error.figure, error.detail))
-            continue
-        if (out / "images" / name).exists():
-            done.present += 1
-        else:
-            _write(out / "images" / name, sample.encoded(sample.picture_field))
-            done.written += 1
-        coco["images"].append({"id": number, "file_name": name, "width": width, "height": height})
-        coco["annotations"] += [{"id": len(coco["annotations"]) + i, **entry} for i, entry in enumerate(entries, 1)]
-        coco["captions"] += [
-            {"id": len(coco["captions"]) + i, **e} for i, e in enumerate(_coco_captions(sample, number), 1)
+def write_picture(sample: Sample, path: Path) -> None:
+    """The picture as it is stored."""
+    write_bytes(path, sample.encoded(sample.picture_field), durable=False)
+
+
+class _Coco:
+    """`instances.json` (masks as RLE, from alpha >= 128) and `captions.json` of the pictures that are added."""
+
+    def __init__(self) -> None:
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+        self._captions: list[dict[str, Any]] = []
+        self._categories: dict[str, int] = {}
+
+    def add(self, sample: Sample, image: int, name: str) -> None:
+        """Add what is told of the picture `image`, whose file is called `name`. Raises SampleError; nothing is added then."""
+        height, width = sample.picture.shape[:2]
+        found = list(self._instances(sample, image))
+        said = [
+            {"image_id": image, "caption": text, "language": language or "en"}
+            for language, texts in captions_by_language(sample).items()
+            for text in texts
         ]
-        if progress:
-            progress(number)
-    listed = [{"id": number, "name": name, "supercategory": ""} for name, number in categories.items()]
-    instances = {"images": coco["images"], "annotations": coco["annotations"], "categories": listed}
-    write_json(out / "annotations" / "instances.json", instances)
-    write_json(out / "annotations" / "captions.json", {"images": coco["images"], "annotations": coco["captions"]})
-    return done
+        self._images.append({"id": image, "file_name": name, "width": width, "height": height})
+        self._annotations += [{"id": number, **entry} for number, entry in enumerate(found, len(self._annotations) + 1)]
+        self._captions += [{"id": number, **entry} for number, entry in enumerate(said, len(self._captions) + 1)]
+
+    def save(self, folder: Path) -> None:
+        categories = [{"id": number, "name": name, "supercategory": ""} for name, number in self._categories.items()]
+        instances = {"images": self._images, "annotations": self._annotations, "categories": categories}
+        write_json(folder / "instances.json", instances)
+        write_json(folder / "captions.json", {"images": self._images, "annotations": self._captions})
+
+    def _instances(self, sample: Sample, image: int) -> Iterator[dict[str, Any]]:
+        for name, entry in zip(sample.layer_fields, _described(sample), strict=True):
+            mask = sample[name][:, :, 3] >= 128
+            if box := alpha_box(mask):
+                category = str(entry.get("category") or "object")
+                yield {
+                    "image_id": image,
+                    "category_id": self._categories.setdefault(category, len(self._categories) + 1),
+                    "segmentation": {"size": list(mask.shape), "counts": run_lengths(mask)},
+                    "area": int(mask.sum()),
+                    "bbox": list(box),
+                    "iscrowd": 0,
+                }
 
 
-def _coco_instances(sample: Sample, image: int, categories: dict[str, int]) -> Iterator[dict[str, Any]]:
-    described = sample.meta.get("layers") or []
-    for number, name in enumerate(sample.layer_fields):
-        mask = sample[name][:, :, 3] >= 128
-        if box := alpha_box(mask):
-            entry = described[number] if number < len(described) and isinstance(described[number], dict) else {}
-            category = str(entry.get("category") or "object")
-            yield {
-                "image_id": image,
-                "category_id": categories.setdefault(category, len(categories) + 1),
-                "segmentation": {"size": list(mask.shape), "counts": run_lengths(mask)},
-                "area": int(mask.sum()),
-                "bbox": list(box),
-                "iscrowd": 0,
-            }
-
-
-def _coco_captions(sample: Sample, image: int) -> Iterator[dict[str, Any]]:
-    for language, texts in captions_by_language(sample).items():
-        for text in texts:
-            yield {"image_id": image, "caption": text, "language": language or "en"}
+def _described(sample: Sample) -> list[dict[str, Any]]:
+    """What `json.layers` tells of each layer; {} where it tells nothing."""
+    told = [entry if isinstance(entry, dict) else {} for entry in sample.meta.get("layers") or []]
+    return [*told, *({} for _ in sample.layer_fields)][: len(sample.layer_fields)]
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
@@ -229,8 +229,7 @@ def _layer_name(entry: dict[str, Any], number: int) -> str:
 
 
 def _rgba(pixels: np.ndarray) -> np.ndarray:
-    rgb = codec.to_rgb(pixels)
-    return np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)])
+    return np.asarray(Image.fromarray(codec.to_rgb(pixels)).convert("RGBA"))
 
 
 def _thumbnail(pixels: np.ndarray) -> np.ndarray:
@@ -239,14 +238,11 @@ def _thumbnail(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(image)
 
 
-def _write(path: Path, data: bytes) -> None:
-    with atomic_file(path, durable=False) as file:
-        file.write(data)
-
-
-_PER_SAMPLE: dict[str, tuple[Callable[[Sample, Path], None], str]] = {
-    "png": (write_png_folder, ""),
-    "ora": (write_ora, ".ora"),
-    "psd": (write_psd, ".psd"),
+_WRITERS: dict[str, Callable[[Sample, Path], None]] = {
+    "png": write_png_folder,
+    "ora": write_ora,
+    "psd": write_psd,
+    "coco": write_picture,
 }
-FORMATS = (*_PER_SAMPLE, "coco")
+_SUFFIX = {"png": "", "ora": ".ora", "psd": ".psd"}
+FORMATS = tuple(_WRITERS)

@@ -5,19 +5,20 @@ Foreign folders are never written to: img2dataset, for one, stops working when i
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from pydantic import TypeAdapter
+
 from lt.datagen.shards import tar
 from lt.datagen.shards.errors import LtError
-from lt.datagen.shards.manifest import Sidecar, parse_document
+from lt.datagen.shards.manifest import Sidecar
 from lt.datagen.shards.remote import Location
-from lt.datagen.shards.storage import atomic_file, digest_of, digest_of_file, lt_home
+from lt.datagen.shards.storage import digest_of, digest_of_file, lt_home, write_bytes
 
-_FORMAT = 2  # of cached indexes
+_FORMAT = 3  # of cached indexes
 
 Places = dict[str, tuple[int, int, int | None]]
 """Field name to (offset, size, crc32 or None if unknown)."""
@@ -32,20 +33,18 @@ class ShardIndex:
     sidecar: Sidecar | None = None
 
 
-def load_index(shard: Location) -> ShardIndex:
-    """The index of a shard: its sidecar if it has one, else the cached or fresh scan of its headers.
+_CACHED = TypeAdapter(ShardIndex)
+
+
+def index_of(shard: Location, refresh: bool = False) -> tuple[ShardIndex, str]:
+    """The index of a shard and where it is kept: sidecar, cache file, or "" if nowhere. `refresh` scans a foreign one anew.
 
     Raises:
         ShardError: the sidecar is damaged, or the shard cannot be read.
     """
-    return index_of(shard)[0]
-
-
-def index_of(shard: Location, refresh: bool = False) -> tuple[ShardIndex, str]:
-    """The index of a shard and where it is kept: sidecar, cache file, or "" if nowhere. `refresh` scans a foreign one anew."""
     sidecar = shard.with_suffix(".json")
     if (data := sidecar.read_if_present()) and is_ours(data):
-        document = parse_document(Sidecar, data, str(sidecar))
+        document = Sidecar.parse(data, str(sidecar))
         return ShardIndex({key: dict(places) for key, places in document.index.items()}, sidecar=document), str(sidecar)
     path = _cache_path(shard)
     index = None if refresh or path is None else _cached(path)
@@ -121,8 +120,8 @@ def foreign_content(shard: Location) -> str:
         return path.read_text(encoding="utf-8")
     digest = digest_of_file(shard.path)
     if path is not None:
-        with contextlib.suppress(LtError), atomic_file(path, "w", durable=False) as out:
-            out.write(digest)
+        with contextlib.suppress(LtError):
+            write_bytes(path, digest.encode(), durable=False)
     return digest
 
 
@@ -138,25 +137,14 @@ def _cached(path: Path) -> ShardIndex | None:
         digest, _, body = path.read_bytes().partition(b"\n")
     except OSError:
         return None
-    return _from_json(json.loads(body)) if hashlib.sha256(body).hexdigest().encode() == digest else None
+    return _CACHED.validate_json(body) if hashlib.sha256(body).hexdigest().encode() == digest else None
 
 
 def _keep(index: ShardIndex, path: Path) -> bool:
     """Write an index into the cache; False if that cannot be written."""
-    body = _to_json(index)
+    body = _CACHED.dump_json(index)
     try:
-        with atomic_file(path, durable=False) as out:
-            out.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        write_bytes(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body, durable=False)
     except LtError:
         return False
     return True
-
-
-def _to_json(index: ShardIndex) -> bytes:
-    problems = [[problem.name, problem.reason, problem.detail] for problem in index.problems]
-    return json.dumps({"samples": index.samples, "problems": problems}).encode()
-
-
-def _from_json(value: dict) -> ShardIndex:
-    samples = {key: {name: tuple(place) for name, place in places.items()} for key, places in value["samples"].items()}
-    return ShardIndex(samples, [tar.Problem(*problem) for problem in value["problems"]])

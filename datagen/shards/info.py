@@ -1,11 +1,11 @@
 """What a folder of shards is: how it was made, what it holds, what was dropped and why."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lt.datagen.shards.manifest import StageMetrics, add_stage_metrics
+from lt.datagen.shards.manifest import Manifest, StageMetrics, add_stage_metrics
 from lt.datagen.shards.reader import Shards, open_shards
 from lt.datagen.shards.sample import is_known_field
 
@@ -39,11 +39,11 @@ class Info:
     stages: list[StageMetrics]
     rejected: dict[str, int]
     problems: dict[str, int]
-    licences: list[str] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)
-    inputs: list[str] = field(default_factory=list)
-    code_version: str = ""
-    tolerance: float | None = None
+    licences: list[str]
+    settings: dict[str, Any]
+    inputs: list[str]
+    code_version: str
+    tolerance: float | None
 
 
 def describe(where: str | Path) -> Info:
@@ -64,10 +64,11 @@ def describe(where: str | Path) -> Info:
             for name, (_, size, _) in places.items():
                 sizes[name] += size
     stages, rejected = _metrics(shards)
-    info = Info(
+    told = manifest or Manifest(pipeline="")
+    return Info(
         where=str(where),
         ours=manifest is not None or any(shard.index.sidecar for shard in shards.shards),
-        pipeline=manifest.pipeline if manifest else "",
+        pipeline=told.pipeline,
         complete=manifest.complete if manifest else None,
         shards=len(shards.shards),
         samples=len(shards),
@@ -77,11 +78,12 @@ def describe(where: str | Path) -> Info:
         stages=stages,
         rejected=rejected,
         problems=dict(problems.most_common()),
+        licences=told.licences,
+        settings=told.settings,
+        inputs=told.inputs,
+        code_version=told.code_version,
+        tolerance=told.tolerance,
     )
-    if manifest is not None:
-        info.licences, info.settings, info.inputs = manifest.licences, manifest.settings, manifest.inputs
-        info.code_version, info.tolerance = manifest.code_version, manifest.tolerance
-    return info
 
 
 def _metrics(shards: Shards) -> tuple[list[StageMetrics], dict[str, int]]:

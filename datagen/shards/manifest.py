@@ -7,34 +7,32 @@ layers-coco/
   rejects-000000.parquet   every sample dropped: key, stage, reason, figure, metadata
 """
 
+import contextlib
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from zlib import crc32
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from lt.datagen.shards import codec
 from lt.datagen.shards.errors import ShardError
-from lt.datagen.shards.storage import atomic_file, write_json
+from lt.datagen.shards.storage import write_bytes, write_json
 from lt.datagen.shards.tar import unsafe_name
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
-_DIGEST = '"digest":"'
+_DIGEST = b'"digest":"'
 SHARD_NAME = re.compile(r"shard-(\d{6})\.tar")
 REJECTS_NAME = re.compile(r"rejects-(\d{6})\.parquet")
 
 
 def shard_name(number: int) -> str:
     return f"shard-{number:06d}.tar"
-
-
-def rejects_name(number: int) -> str:
-    return f"rejects-{number:06d}.parquet"
 
 
 def rejects_beside(shard: str) -> str:
@@ -50,39 +48,26 @@ class _Document(BaseModel):
     def load(cls, path: str | Path) -> Self:
         """Read and check the file. Raises ShardError naming what is wrong."""
         try:
-            return parse_document(cls, Path(path).read_bytes(), str(path))
+            return cls.parse(Path(path).read_bytes(), str(path))
         except FileNotFoundError:
             raise ShardError(
                 f"{path} is missing.", "Run the command that makes this folder again: it continues."
             ) from None
 
-    def check_digest(self, data: bytes) -> None:
-        """Documents that people may edit by hand carry none."""
-
-    def save(self, path: str | Path) -> None:
-        write_json(path, self.model_dump(mode="json"))
-
-
-Document = TypeVar("Document", bound=_Document)
-
-
-def parse_document(kind: type[Document], data: bytes, where: str) -> Document:
-    """Parse the bytes of a sidecar or manifest. Raises ShardError naming the field that is wrong."""
-    try:
-        document = kind.model_validate_json(data)
-    except ValidationError as error:
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> Self:
+        """Parse the bytes of the file. Raises ShardError naming the field that is wrong."""
+        try:
+            document = cls.model_validate_json(data)
+        except ValidationError as error:
+            _refuse_other_schema(data, where)
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"][:3])
+            raise ShardError(
+                f"{where}: {field + ': ' if field else ''}{first['msg']}.", "The file is damaged or not ours."
+            ) from None
         _refuse_other_schema(data, where)
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"][:3])
-        raise ShardError(
-            f"{where}: {field + ': ' if field else ''}{first['msg']}.", "The file is damaged or not ours."
-        ) from None
-    _refuse_other_schema(data, where)
-    try:
-        document.check_digest(data)
-    except ValueError as error:
-        raise ShardError(f"{where}: {error}.", "The file is damaged: make its shard again.") from None
-    return document
+        return document
 
 
 def _refuse_other_schema(data: bytes, where: str) -> None:
@@ -119,29 +104,6 @@ class StageMetrics(BaseModel):
             self.rejected[reason] = self.rejected.get(reason, 0) + count
 
 
-class _Sealed(_Document):
-    """A document whose `digest` is the sha256 of all bytes of its file that follow it: no damaged byte goes unnoticed."""
-
-    digest: str = ""
-
-    def encode(self) -> bytes:
-        """The bytes of the file."""
-        self.digest = ""
-        head, mark, rest = self.model_dump_json().partition(_DIGEST)
-        self.digest = hashlib.sha256(rest.encode()).hexdigest()
-        return f"{head}{mark}{self.digest}{rest}".encode()
-
-    def save(self, path: str | Path, durable: bool = True) -> None:
-        with atomic_file(path, durable=durable) as file:
-            file.write(self.encode())
-
-    def check_digest(self, data: bytes) -> None:
-        """Raises ValueError if `data`, the bytes of the file, are not those that were written."""
-        rest = data.partition(_DIGEST.encode())[2]
-        if self.digest and hashlib.sha256(rest[len(self.digest) :]).hexdigest() != self.digest:
-            raise ValueError("some bytes are not those that were written")
-
-
 Stated = Mapping[str, tuple[int, int, int]]
 """Field name to (offset, size, crc32)."""
 
@@ -168,23 +130,22 @@ class ContentDigest:
 
 
 def _without_lineage(meta: bytes) -> bytes:
-    try:
+    with contextlib.suppress(ValueError):
         value = json.loads(meta)
-    except ValueError:
-        return meta
-    if not isinstance(value, dict) or "lineage" not in value:
-        return meta
-    del value["lineage"]
-    return codec.encode("json", value)
+        if isinstance(value, dict) and "lineage" in value:
+            return codec.encode("json", {name: part for name, part in value.items() if name != "lineage"})
+    return meta
 
 
-class Sidecar(_Sealed):
+class Sidecar(_Document):
     """What is known of one shard. `index[key][field]` = [offset, size, crc32] of the field's bytes in the tar.
 
-    `sha256` is of the tar's bytes, `content` of what they say (`ContentDigest`): runs and numbers name their data by it.
+    `digest` is the sha256 of all bytes of the file that follow it: no damaged byte goes unnoticed. `sha256` is of the tar's
+    bytes, `content` of what they say (`ContentDigest`): runs and numbers name their data by it.
     `rejects_sha256` is the digest of the rejects file beside it, "" where nothing was rejected.
     """
 
+    digest: str = ""
     shard: str
     task: str = ""
     count: NonNegativeInt
@@ -206,6 +167,22 @@ class Sidecar(_Sealed):
             if any(offset + size > self.bytes for offset, size, _ in places.values()):
                 raise ValueError(f"the index places {key} outside the shard's {self.bytes} bytes")
         return self
+
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> Self:
+        sidecar = super().parse(data, where)
+        rest = data.partition(_DIGEST)[2][len(sidecar.digest) :]
+        if sidecar.digest and hashlib.sha256(rest).hexdigest() != sidecar.digest:
+            raise ShardError(
+                f"{where}: some bytes are not those that were written.", "The file is damaged: make its shard again."
+            )
+        return sidecar
+
+    def save(self, path: str | Path, durable: bool = True) -> None:
+        self.digest = ""
+        head, mark, rest = self.model_dump_json().encode().partition(_DIGEST)
+        self.digest = hashlib.sha256(rest).hexdigest()
+        write_bytes(path, head + mark + self.digest.encode() + rest, durable)
 
 
 class ShardEntry(BaseModel):
@@ -244,6 +221,30 @@ class Manifest(_Document):
     shards: list[ShardEntry] = Field(default_factory=list)
     tolerance: float | None = None
     licences: list[str] = Field(default_factory=list)
+
+    def save(self, path: str | Path) -> None:
+        write_json(path, self.model_dump(mode="json"))
+
+    def close(self, folder: Path) -> None:
+        """Fill in what the sidecars of all tasks in `folder` tell; the manifest is complete then.
+
+        Raises:
+            ShardError: a sidecar is missing or damaged.
+        """
+        rejected: Counter[str] = Counter()
+        fields: set[str] = set()
+        for number in range(self.tasks):
+            sidecar = Sidecar.load((folder / shard_name(number)).with_suffix(".json"))
+            self.stages = add_stage_metrics(self.stages, sidecar.stages)
+            fields.update(sidecar.fields)
+            if sidecar.count:
+                self.shards.append(ShardEntry.of(sidecar))
+        for metrics in self.stages:
+            rejected.update(metrics.rejected)
+        self.rejected = dict(rejected.most_common())
+        self.fields = sorted(fields)
+        self.count = sum(entry.count for entry in self.shards)
+        self.complete = True
 
 
 def add_stage_metrics(totals: list[StageMetrics], more: list[StageMetrics]) -> list[StageMetrics]:

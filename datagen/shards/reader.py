@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from lt.datagen.shards.errors import ShardError
-from lt.datagen.shards.index import Places, ShardIndex, foreign_content, is_ours, load_index
-from lt.datagen.shards.manifest import MANIFEST, REJECTS_NAME, Manifest, parse_document, rejects_beside
-from lt.datagen.shards.remote import Location
+from lt.datagen.shards import codec
+from lt.datagen.shards.errors import LtError, ShardError
+from lt.datagen.shards.index import Places, ShardIndex, foreign_content, index_of, is_ours
+from lt.datagen.shards.manifest import MANIFEST, REJECTS_NAME, Manifest, rejects_beside
+from lt.datagen.shards.remote import Location, RangeReader
 from lt.datagen.shards.sample import Reject, Sample
+from lt.datagen.shards.storage import digest_of
 
 OnBad = Callable[[Reject], None]
 _READ_AHEAD = 4 * 2**20
@@ -26,7 +28,7 @@ class Shard:
 
     def __init__(self, location: Location):
         self.location = location
-        self._ranges = location.ranges()
+        self._ranges = RangeReader(location)
 
     @property
     def name(self) -> str:
@@ -34,7 +36,7 @@ class Shard:
 
     @cached_property
     def index(self) -> ShardIndex:
-        return load_index(self.location)
+        return index_of(self.location)[0]
 
     @cached_property
     def keys(self) -> list[str]:
@@ -61,26 +63,20 @@ class Shard:
                     continue
                 raise ShardError(f"{self.location}: {problem.name or 'archive'}: {problem.reason} ({problem.detail}).")
             on_bad(Reject(problem.name or self.name, problem.reason, problem.detail, stage="read"))
-        window, window_start = b"", 0
-        for key, places in self.index.samples.items():
-            start, stop = span(places)
-            if start < window_start or stop > window_start + len(window):
-                window = self._ranges.read(start, max(stop - start, _READ_AHEAD))
-                window_start = start
-            try:
-                yield self._cut(key, places, window, window_start)
-            except ShardError as error:
-                if on_bad is None:
-                    raise
-                on_bad(Reject(key, "damaged-bytes", error.message, stage="read"))
+        yield from self.read_many(self.index.samples, on_bad)
 
-    def read_many(self, keys: Iterable[str]) -> Iterator[Sample]:
+    def read_many(self, keys: Iterable[str], on_bad: OnBad | None = None) -> Iterator[Sample]:
         """Samples by key, in the order asked for; neighbours in the tar that follow each other are read in one piece."""
         for run in self._runs(keys):
             start, stop = span(self.index.samples[run[0]])[0], span(self.index.samples[run[-1]])[1]
             window = self._ranges.read(start, stop - start)
             for key in run:
-                yield self._cut(key, self.index.samples[key], window, start)
+                try:
+                    yield self._cut(key, self.index.samples[key], window, start)
+                except ShardError as error:
+                    if on_bad is None:
+                        raise
+                    on_bad(Reject(key, "damaged-bytes", error.message, stage="read"))
 
     def _runs(self, keys: Iterable[str]) -> Iterator[list[str]]:
         run, run_start, run_stop = [], 0, -1
@@ -140,13 +136,11 @@ class Shards:
             yield from shard.keys
 
     @cached_property
-    def _shards_of(self) -> dict[str, Shard | list[Shard]]:
-        found: dict[str, Shard | list[Shard]] = {}
+    def _shards_of(self) -> dict[str, list[Shard]]:
+        found: dict[str, list[Shard]] = {}
         for shard in self.shards:
             for key in shard.keys:
-                first = found.setdefault(key, shard)
-                if first is not shard:
-                    found[key] = [*(first if isinstance(first, list) else [first]), shard]
+                found.setdefault(key, []).append(shard)
         return found
 
     def __contains__(self, key: str) -> bool:
@@ -154,13 +148,13 @@ class Shards:
 
     def __getitem__(self, key: str) -> Sample:
         """The sample of that key. Raises ShardError if there is none, or more than one shard holds the key."""
-        shard = self._shards_of.get(key)
-        if shard is None:
+        holding = self._shards_of.get(key, [])
+        if not holding:
             raise ShardError(f"No sample {key!r} in {self}.", "`lt shards ls` lists the keys.")
-        if isinstance(shard, list):
-            names = ", ".join(other.name for other in shard)
-            raise ShardError(f"{key!r} is in {len(shard)} shards of {self}: {names}.", "Name one of these shards.")
-        return shard.read(key)
+        if len(holding) > 1:
+            names = ", ".join(shard.name for shard in holding)
+            raise ShardError(f"{key!r} is in {len(holding)} shards of {self}: {names}.", "Name one of these shards.")
+        return holding[0].read(key)
 
     def __str__(self) -> str:
         return str(self.root or "these shards")
@@ -189,8 +183,6 @@ class Shards:
 
     def digest(self) -> str:
         """sha256 over names and contents' digests: what checkpoints and numbers store as their data."""
-        from lt.datagen.shards.storage import digest_of
-
         return digest_of([shard_identity(shard) for shard in self.shards])
 
     def webdataset(self):
@@ -204,11 +196,25 @@ class Shards:
 
         By itself that function infers the features from five samples, and refuses sets whose samples differ in their fields
         (in the number of layers, say). A field that a sample lacks comes out as None.
-        """
-        from lt.datagen.shards.interop import load_hugging_face
 
-        fields = {name for shard in self.shards for places in shard.index.samples.values() for name in places}
-        return load_hugging_face([shard.location.url for shard in self.shards], sorted(fields), streaming, **options)
+        Raises:
+            LtError: the package is missing, or too old to hold json of any shape.
+        """
+        try:
+            import datasets
+            from datasets import Json
+        except ImportError as error:
+            raise LtError(f"This needs Hugging Face datasets ({error}).", "pip install 'datasets>=5.2'") from None
+        kinds = {"txt": datasets.Value("string"), "json": Json()}
+        features = {"__key__": datasets.Value("string"), "__url__": datasets.Value("string")}
+        for name in sorted(
+            {name for shard in self.shards for places in shard.index.samples.values() for name in places}
+        ):
+            kind = kinds.get(codec.kind_of(name), datasets.Value("binary"))
+            features[name] = datasets.Image() if codec.is_image(name) else kind
+        urls = [shard.location.url for shard in self.shards]
+        options = {"split": "train", "streaming": streaming, "features": datasets.Features(features), **options}
+        return datasets.load_dataset("webdataset", data_files=urls, **options)
 
 
 def shard_identity(shard: Shard) -> list[str]:
@@ -243,7 +249,7 @@ def _load_manifest(root: Location) -> Manifest | None:
     data = (root / MANIFEST).read_if_present() if not root.is_local or root.path.is_dir() else None
     if data is None or not is_ours(data):
         return None
-    return parse_document(Manifest, data, str(root / MANIFEST))
+    return Manifest.parse(data, str(root / MANIFEST))
 
 
 def span(places: Places) -> tuple[int, int]:

@@ -87,9 +87,6 @@ class Location:
             found = self._filesystem().ls(self.url, detail=False)
         return sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found})
 
-    def ranges(self) -> "RangeReader":
-        return RangeReader(self)
-
     def _filesystem(self) -> Any:
         import fsspec
 

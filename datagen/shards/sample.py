@@ -17,6 +17,7 @@ A sample is a WebDataset sample: files `<key>.<field>` lying next to each other.
 | `latent-00.npy` ... | several latents, or the one of a bucket of sizes |
 """
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ _META_FOLDER = re.compile(r"__[^/]*__/")  # stock webdataset skips what lies in 
 _FIELD = re.compile(r"[a-z0-9][a-z0-9_\-]*(\.[a-z0-9_\-]+)*")
 _MAX_FIELD_BYTES = 60
 _LAYER = re.compile(r"layer-\d\d\.png")
-_LATENT = re.compile(r"latent-\d\d\.npy")
+_NUMBERED = re.compile(r"layer-\d\d\.png|latent-\d\d\.npy")
 _FIXED_FIELDS = frozenset(
     {*codec.PICTURE_FIELDS, "txt", "json", "background.png", "parts.png"}
     | {"pose.png", "edge.png", "layout.png", "color.png"}
@@ -72,8 +73,6 @@ def check_field(name: str) -> str:
 
 def safe_key(text: str) -> str:
     """A valid key made from any text: other characters become `_`; long ones are cut and closed with a digest."""
-    import hashlib
-
     key = re.sub(r"[^A-Za-z0-9_\-+=@,]", "_", text).lstrip("-+=@,") or "_"
     if key == text and len(key) <= MAX_KEY_BYTES:
         return key
@@ -86,11 +85,7 @@ def is_known_field(name: str) -> bool:
 
 def is_numbered(name: str) -> bool:
     """A field of which samples hold any number: layers and latents."""
-    return is_layer(name) or _LATENT.fullmatch(name) is not None
-
-
-def is_layer(name: str) -> bool:
-    return _LAYER.fullmatch(name) is not None
+    return _NUMBERED.fullmatch(name) is not None
 
 
 def layer_field(z: int) -> str:
@@ -153,16 +148,19 @@ class Sample:
     def get(self, name: str, default: Any = None) -> Any:
         return self[name] if name in self else default  # noqa: SIM401 - this is what `get` means here
 
+    def readable(self, name: str) -> Any:
+        """The value of a field, None where there is none or it is damaged."""
+        try:
+            return self.get(name)
+        except SampleError:
+            return None
+
     def encoded(self, name: str) -> bytes:
         """The bytes of a field. Raises SampleError if its value cannot be encoded, KeyError if there is none."""
         is_stale = name in self._values and (name not in self._bytes or codec.kind_of(name) == "json")
         if is_stale:
             return codec.encode(name, self._values[name])
         return self._bytes[name]
-
-    def size(self) -> int:
-        """Bytes of all fields as they would be written now."""
-        return sum(len(self.encoded(name)) for name in self.fields)
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -190,7 +188,7 @@ class Sample:
     @property
     def layer_fields(self) -> list[str]:
         """`layer-00.png`, `layer-01.png` ... from the lowest to the highest."""
-        return [name for name in self.fields if is_layer(name)]
+        return [name for name in self.fields if _LAYER.fullmatch(name)]
 
 
 @dataclass(slots=True)
@@ -207,8 +205,5 @@ class Reject:
     @classmethod
     def of(cls, sample: Sample, reason: str, figure: float | None = None, detail: str = "") -> "Reject":
         """Reject `sample`; the engine fills in the stage."""
-        try:
-            meta = dict(sample.meta)
-        except SampleError:
-            meta = {}
-        return cls(sample.key, reason, detail, figure, meta=meta)
+        meta = sample.readable("json")
+        return cls(sample.key, reason, detail, figure, meta=dict(meta) if isinstance(meta, dict) else {})

@@ -9,13 +9,13 @@ from lt.datagen.shards import codec
 from lt.datagen.shards.captions import captions_by_language
 from lt.datagen.shards.errors import LtError, SampleError, UsageError
 from lt.datagen.shards.sample import Sample, safe_key
-from lt.datagen.shards.storage import atomic_file
+from lt.datagen.shards.storage import write_bytes
 
 
 def summary(sample: Sample) -> dict[str, Any]:
     """The sample as json: `fields` (name, bytes, what), `captions` (language to list), `json` (None if it is damaged)."""
     fields = [{"name": name, "bytes": len(sample.encoded(name)), "what": _what(sample, name)} for name in sample.fields]
-    return {"key": sample.key, "fields": fields, "captions": _captions(sample), "json": _decoded(sample, "json")}
+    return {"key": sample.key, "fields": fields, "captions": _captions(sample), "json": sample.readable("json")}
 
 
 def extract(sample: Sample, name: str, out: Path | None = None) -> Path:
@@ -30,8 +30,7 @@ def extract(sample: Sample, name: str, out: Path | None = None) -> Path:
     path = out or Path(f"{safe_key(sample.key)}.{Path(name).name}")
     if path.is_dir():
         raise LtError(f"{path} is a folder.", "Name a file.")
-    with atomic_file(path) as file:
-        file.write(sample.encoded(name))
+    write_bytes(path, sample.encoded(name))
     return path
 
 
@@ -50,15 +49,8 @@ def _what(sample: Sample, name: str) -> str:
     return f"{len(value)} entries" if isinstance(value, dict | list) else type(value).__name__
 
 
-def _decoded(sample: Sample, name: str) -> Any:
-    try:
-        return sample.get(name)
-    except SampleError:
-        return None
-
-
 def _captions(sample: Sample) -> dict[str, list[str]]:
     """By language, `txt` for those of which none is told; what is damaged is passed over."""
-    values = {name: _decoded(sample, name) for name in ("json", "txt")}
+    values = {name: sample.readable(name) for name in ("json", "txt")}
     readable = Sample(sample.key, {name: value for name, value in values.items() if isinstance(value, dict | str)})
     return {language or "txt": texts for language, texts in captions_by_language(readable).items()}

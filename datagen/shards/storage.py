@@ -72,10 +72,15 @@ def write_error(path: Path, error: OSError) -> OutputError:
     return OutputError(f"Cannot write {path}: {error.strerror or error}.", hints.get(error.errno or 0, ""))
 
 
+def write_bytes(path: str | Path, data: bytes, durable: bool = True) -> None:
+    """Write a whole file as `atomic_file` does."""
+    with atomic_file(path, durable=durable) as file:
+        file.write(data)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented UTF-8 json, atomically."""
-    with atomic_file(path) as file:
-        file.write(json.dumps(value, ensure_ascii=False, indent=1).encode() + b"\n")
+    write_bytes(path, json.dumps(value, ensure_ascii=False, indent=1).encode() + b"\n")
 
 
 def digest_of(value: Any) -> str:

@@ -18,13 +18,8 @@ _TIME = b"00000000000\0"
 _REST = bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
 _CONSTANT_SUM = sum(_OWNER) + sum(_TIME) + sum(_REST) + 8 * ord(" ")  # the checksum field counts as spaces
 _REGULAR = (b"0", b"\0", b"7")
-_EXTENDED = (
-    b"L",
-    b"K",
-    b"x",
-    b"X",
-    b"g",
-)  # GNU long name, GNU long link, PAX and Sun's for the next member, PAX for all
+# GNU long name, GNU long link, PAX and Sun's for the next member, PAX for all
+_EXTENDED = (b"L", b"K", b"x", b"X", b"g")
 _WITHOUT_BODY = (b"1", b"2", b"3", b"4", b"5", b"6")  # their size is no length: hard links state that of their target
 _OCTAL = re.compile(rb"[ \0]*([0-7]*)[ \0]*")
 _TYPE_NAMES = {

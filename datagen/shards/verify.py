@@ -13,7 +13,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,7 +22,7 @@ from zlib import crc32
 from lt.datagen.shards import codec, tar
 from lt.datagen.shards.contents import content_problems
 from lt.datagen.shards.errors import LtError, SampleError, ShardError
-from lt.datagen.shards.index import Places, ShardIndex, is_ours, load_index, scan_index
+from lt.datagen.shards.index import Places, ShardIndex, index_of, is_ours, scan_index
 from lt.datagen.shards.manifest import (
     MANIFEST,
     SHARD_NAME,
@@ -30,11 +30,10 @@ from lt.datagen.shards.manifest import (
     Manifest,
     ShardEntry,
     Sidecar,
-    parse_document,
     rejects_beside,
 )
 from lt.datagen.shards.reader import open_shards, span
-from lt.datagen.shards.remote import Location
+from lt.datagen.shards.remote import Location, RangeReader
 from lt.datagen.shards.sample import MAX_KEY_BYTES, Sample, check_key, is_known_field, is_numbered
 from lt.datagen.shards.storage import TEMP_MARK
 from lt.datagen.shards.writer import read_rejects
@@ -227,7 +226,7 @@ def _manifest_findings(root: Location, manifest: Manifest, names: list[str]) -> 
 
 def _sidecar(location: Location) -> Sidecar | None:
     try:
-        return parse_document(Sidecar, location.read_if_present() or b"", str(location))
+        return Sidecar.parse(location.read_if_present() or b"", str(location))
     except ShardError:
         return None
 
@@ -254,10 +253,10 @@ def _differences(shard: str, *claims: tuple[str, object, object]) -> Iterator[Fi
 
 # --- shards, in this process or in several
 
-_Job = tuple[Location, ShardEntry | None, Rules]
 
-
-def _run(jobs: list[_Job], workers: int, on_progress: Callable[[int, int], None] | None) -> list[ShardResult]:
+def _run(
+    jobs: list[tuple[Location, ShardEntry | None, Rules]], workers: int, on_progress: Callable[[int, int], None] | None
+) -> list[ShardResult]:
     total = sum(_size(location) for location, _, _ in jobs)
     done = 0
 
@@ -269,16 +268,11 @@ def _run(jobs: list[_Job], workers: int, on_progress: Callable[[int, int], None]
 
     if workers <= 1 or len(jobs) <= 1:
         return [check_shard(*job, advance) for job in jobs]
-    results: list[ShardResult] = [ShardResult("")] * len(jobs)
+    results = []
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-        numbers = {pool.submit(check_shard, *job): number for number, job in enumerate(jobs)}
-        try:
-            for future in as_completed(numbers):
-                results[numbers[future]] = future.result()
-                advance(results[numbers[future]].bytes)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for result in pool.map(check_shard, *zip(*jobs, strict=True)):
+            advance(result.bytes)
+            results.append(result)
     return results
 
 
@@ -293,7 +287,12 @@ def check_shard(
     location: Location, entry: ShardEntry | None, rules: Rules, on_bytes: Callable[[int], None] = lambda count: None
 ) -> ShardResult:
     """Check one shard. `entry` is what the manifest says of it; `on_bytes` hears how far the work has come."""
-    return _ShardCheck(location, rules, on_bytes).run(entry)
+    check = _ShardCheck(location, rules, on_bytes)
+    try:
+        check.run(entry)
+    except ShardError as error:
+        check.found("", "unreadable", error.message)
+    return check.result
 
 
 class _ShardCheck:
@@ -302,22 +301,20 @@ class _ShardCheck:
         self.rules = rules
         self.on_bytes = on_bytes
         self.result = ShardResult(location.name)
+        self._has_stated_headers = True  # and nothing between them
+        self._position = 0
 
     def found(self, key: str, what: str, detail: str = "", figure: float | None = None) -> None:
         self.result.findings.append(Finding(self.location.name, key, what, detail, figure))
 
-    def run(self, entry: ShardEntry | None) -> ShardResult:
-        try:
-            index = self._index()
-            if index.sidecar is not None:
-                self._compare_sidecar(index, index.sidecar, entry)
-                if index.sidecar.count == 0:
-                    return self.result
-            self.result.bytes = self.location.stat()[0]
-            self._check(index)
-        except ShardError as error:
-            self.found("", "unreadable", error.message)
-        return self.result
+    def run(self, entry: ShardEntry | None) -> None:
+        index = self._index()
+        if index.sidecar is not None:
+            self._compare_sidecar(index, index.sidecar, entry)
+            if index.sidecar.count == 0:
+                return
+        self.result.bytes = self.location.stat()[0]
+        self._check(index)
 
     def _index(self) -> ShardIndex:
         """Our sidecar's index; without a good one what a fresh scan shows: verify trusts no cache."""
@@ -325,11 +322,10 @@ class _ShardCheck:
             try:
                 data = self.location.with_suffix(".json").read_if_present()
                 if data is None:
-                    self.found(
-                        "", "missing-sidecar", "the run that makes this shard has not ended, or the file is lost"
-                    )
+                    detail = "the run that makes this shard has not ended, or the file is lost"
+                    self.found("", "missing-sidecar", detail)
                 elif is_ours(data):
-                    return load_index(self.location)
+                    return index_of(self.location)[0]
                 else:
                     self.found("", "damaged-sidecar", "the json file beside the shard is not a sidecar")
             except ShardError as error:
@@ -347,7 +343,10 @@ class _ShardCheck:
             ("fields", sidecar.fields, sorted({name for places in index.samples.values() for name in places})),
         ]
         if entry is not None:
-            claims += [(f"{what} in {MANIFEST}", getattr(entry, what), getattr(sidecar, what)) for what in _ENTRY]
+            claims += [
+                (f"{what} in {MANIFEST}", getattr(entry, what), getattr(sidecar, what))
+                for what in ("count", "bytes", "sha256", "content")
+            ]
         if sidecar.count:
             claims.append(("bytes", sidecar.bytes, self.location.stat()[0]))
         self.result.findings += _differences(self.location.name, *claims)
@@ -357,28 +356,28 @@ class _ShardCheck:
         for problem in index.problems:
             self.found(problem.name, problem.reason, problem.detail)
         self._check_keys(index)
-        required = self.rules.required
-        if required is None:
-            required = _fields_of_most(index)
+        required = _fields_of_most(index) if self.rules.required is None else self.rules.required
         digest, content = hashlib.sha256(), ContentDigest()
-        walk = _Walk()
         with ThreadPoolExecutor(1) as hasher:
             for start, data, keys in self._windows(index):
-                hashing = hasher.submit(digest.update, data) if index.sidecar else _DONE
+                hashing = hasher.submit(digest.update, data if index.sidecar else b"")
                 for key in keys:
-                    sample = self._sample(key, index.samples[key], data, start, walk)
+                    sample = self._sample(key, index.samples[key], data, start)
                     if index.sidecar is not None:
                         content.add(key, index.sidecar.index[key], sample.encoded("json") if "json" in sample else None)
                     self._check_sample(sample, index.samples[key], required)
                 hashing.result()
                 self.on_bytes(len(data))
         if index.sidecar is not None:
-            if digest.hexdigest() != index.sidecar.sha256:
-                self._wrong("wrong-sha256", index.sidecar.sha256, digest.hexdigest())
-            elif content.hexdigest() != index.sidecar.content:
-                self._wrong("wrong-content", index.sidecar.content, content.hexdigest())
-            if not walk.is_exact:
+            self._compare_digests(index.sidecar, digest.hexdigest(), content.hexdigest())
+            if not self._has_stated_headers:
                 self._compare_scan(index)
+
+    def _compare_digests(self, sidecar: Sidecar, sha256: str, content: str) -> None:
+        for what, stated, seen in (("sha256", sidecar.sha256, sha256), ("content", sidecar.content, content)):
+            if stated != seen:
+                self.found("", f"wrong-{what}", f"{stated[:12]}... stated, {seen[:12]}... found")
+                return
 
     def _check_keys(self, index: ShardIndex) -> None:
         for key in index.samples:
@@ -392,7 +391,7 @@ class _ShardCheck:
 
     def _windows(self, index: ShardIndex) -> Iterator[tuple[int, bytes, list[str]]]:
         """The whole file in pieces (start, bytes, keys of the samples that lie wholly inside)."""
-        ranges = self.location.ranges()
+        ranges = RangeReader(self.location)
         start, keys, end = 0, [], 0
         for key, places in index.samples.items():
             first, last = span(places)
@@ -410,16 +409,16 @@ class _ShardCheck:
             end += len(data)
         ranges.close()
 
-    def _wrong(self, what: str, stated: str, found: str) -> None:
-        self.found("", what, f"{stated[:12]}... stated, {found[:12]}... found")
-
-    def _sample(self, key: str, places: Places, window: bytes, start: int, walk: "_Walk") -> Sample:
+    def _sample(self, key: str, places: Places, window: bytes, start: int) -> Sample:
         """A sample with its undamaged fields; headers and checksums are checked. `window` holds the file from byte `start`."""
         sample = Sample(key)
         for name, (offset, size, checksum) in places.items():
             data = window[offset - start : offset - start + size]
             if checksum is not None:
-                walk.step(f"{key}.{name}", offset, size, window, start)
+                head = tar.header(f"{key}.{name}", size)
+                before = window[offset - start - len(head) : offset - start]
+                self._has_stated_headers &= self._position + len(head) == offset and before == head
+                self._position = offset + size + -size % tar.BLOCK
             if len(data) != size:
                 self.found(key, "cut-field", f"{name}: {len(data)} of {size} bytes are there", len(data))
             elif checksum is not None and crc32(data) != checksum:
@@ -445,33 +444,12 @@ class _ShardCheck:
         for key in {**index.samples, **scanned.samples}:
             stated, there = _offsets(index, key), _offsets(scanned, key)
             if stated != there:
-                self.found(
-                    key, "wrong-index", f"{stated or 'nothing'} in the sidecar, {there or 'nothing'} in the archive"
-                )
+                detail = f"{stated or 'nothing'} in the sidecar, {there or 'nothing'} in the archive"
+                self.found(key, "wrong-index", detail)
 
 
 def _offsets(index: ShardIndex, key: str) -> dict[str, tuple[int, int]]:
     return {name: (offset, size) for name, (offset, size, _) in index.samples.get(key, {}).items()}
-
-
-_ENTRY = ("count", "bytes", "sha256", "content")
-_DONE: Future[None] = Future()
-_DONE.set_result(None)
-
-
-class _Walk:
-    """Whether the headers of a shard are, byte by byte, those that its index implies, with nothing between them."""
-
-    def __init__(self) -> None:
-        self.is_exact = True
-        self._position = 0
-
-    def step(self, name: str, offset: int, size: int, window: bytes, start: int) -> None:
-        head = tar.header(name, size)
-        place = offset - start
-        if self._position + len(head) != offset or window[place - len(head) : place] != head:
-            self.is_exact = False
-        self._position = offset + size + -size % tar.BLOCK
 
 
 def _fields_of_most(index: ShardIndex) -> frozenset[str]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lt.datagen.shards.errors import LtError, SampleError
+from lt.datagen.shards.errors import LtError
 from lt.datagen.shards.manifest import Manifest
 from lt.datagen.shards.reader import Shards, open_shards
-from lt.datagen.shards.sample import Reject, Sample
+from lt.datagen.shards.sample import Reject
 from lt.datagen.shards.storage import digest_of
 
 _LIKELY = 2000
@@ -49,7 +49,7 @@ def explain(where: str | Path, key: str) -> list[Story]:
     stories = []
     for shard in shards.shards:
         if key in shard.index.samples:
-            stories.append(Story(key, shard.name, _steps(_json(shard.read(key)), shards.manifest)))
+            stories.append(Story(key, shard.name, _steps(shard.read(key).readable("json"), shards.manifest)))
         for problem in shard.index.problems:
             if problem.name == key:
                 reject = Reject(key, problem.reason, problem.detail, stage="read")
@@ -59,13 +59,6 @@ def explain(where: str | Path, key: str) -> list[Story]:
     if not stories:
         raise _unknown(shards, key)
     return stories
-
-
-def _json(sample: Sample) -> Any:
-    try:
-        return sample.get("json")
-    except SampleError:  # `verify` tells of it
-        return None
 
 
 def _steps(meta: Any, manifest: Manifest | None) -> list[Step]:

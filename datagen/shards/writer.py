@@ -130,21 +130,18 @@ def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = list(rejects)
-    table = pa.table(
+    rows = [
         {
-            "key": pa.array([_clean(row.key) for row in rows], pa.string()),
-            "stage": pa.array([row.stage for row in rows], pa.string()),
-            "reason": pa.array([row.reason for row in rows], pa.string()),
-            "figure": pa.array([row.figure for row in rows], pa.float64()),
-            "detail": pa.array([_clean(row.detail) for row in rows], pa.string()),
-            "meta": pa.array(
-                [_clean(json.dumps(row.meta, ensure_ascii=False, default=str)) for row in rows], pa.string()
-            ),
+            **{name: _clean(getattr(row, name)) for name in ("key", "stage", "reason", "detail")},
+            "figure": row.figure,
+            "meta": _clean(json.dumps(row.meta, ensure_ascii=False, default=str)),
         }
-    )
+        for row in rejects
+    ]
+    kinds = {name: pa.string() for name in ("key", "stage", "reason")} | {"figure": pa.float64()}
+    schema = pa.schema(kinds | {"detail": pa.string(), "meta": pa.string()})
     with atomic_file(path) as file:
-        pq.write_table(table, file)
+        pq.write_table(pa.Table.from_pylist(rows, schema), file)
 
 
 def read_rejects(path: Path | Location, key: str | None = None) -> list[Reject]:

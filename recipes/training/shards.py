@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lt.datagen.shards import LtError, Sample, ShardError, open_shards
-from lt.datagen.shards.index import load_index
+from lt.datagen.shards.index import index_of
 from lt.datagen.shards.reader import Shard, Shards, shard_identity
 from lt.datagen.shards.remote import Location
 from lt.datagen.shards.storage import atomic_file, digest_of, lt_home
@@ -105,7 +105,7 @@ def open_shard(location: Location, cache_gb: float) -> Shard:
     if location.is_local or not cache_gb:
         return Shard(location)
     shard = Shard(Location(str(_local_copy(location, cache_gb))))
-    shard.index = load_index(location)
+    shard.index = index_of(location)[0]
     return shard
 
 

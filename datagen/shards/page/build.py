@@ -28,11 +28,9 @@ from PIL import Image
 from lt.datagen.cores import cores
 from lt.datagen.shards.captions import UNTOLD, captions_by_language
 from lt.datagen.shards.errors import SampleError
-from lt.datagen.shards.manifest import rejects_name
 from lt.datagen.shards.reader import Shards
 from lt.datagen.shards.sample import Reject, Sample
-from lt.datagen.shards.storage import atomic_file
-from lt.datagen.shards.writer import read_rejects
+from lt.datagen.shards.storage import write_bytes
 
 CHUNK = 100
 """Samples in one data file and one folder of pictures."""
@@ -75,13 +73,12 @@ def build_page(
         if progress:
             progress(built.samples)
     if chunk:
-        _write_chunk(out, (built.samples - 1) // CHUNK, chunk)
-    rejects = [*_stored_rejects(shards), *built.rejects]
+        _write_chunk(out, built.samples // CHUNK, chunk)
+    rejects = [*(reject for _, reject in shards.rejects()), *built.rejects]
     _write_data(out / "data" / "rejects.js", "rejects", [_reject_row(reject) for reject in rejects[:_MOST_REJECTS]])
     _write_data(out / "data" / "index.js", "index", _summary(shards, title, index, rejects))
     for name in _STATIC:
-        with atomic_file(out / name, durable=False) as file:
-            file.write((files("lt.datagen.shards.page") / name).read_bytes())
+        write_bytes(out / name, (files("lt.datagen.shards.page") / name).read_bytes(), durable=False)
     return built
 
 
@@ -158,13 +155,11 @@ def _joined(captions: dict[str, list[str]], *languages: str) -> str:
 def _write_webp(path: Path, pixels: np.ndarray, scale: float) -> None:
     image = Image.fromarray(pixels)
     if scale < 1:
-        image = image.resize(
-            (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
-        )
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=86, method=2)
-    with atomic_file(path, durable=False) as file:
-        file.write(buffer.getvalue())
+    write_bytes(path, buffer.getvalue(), durable=False)
 
 
 def _summary(shards: Shards, title: str, index: list[list[str]], rejects: list[Reject]) -> dict[str, Any]:
@@ -184,14 +179,6 @@ def _summary(shards: Shards, title: str, index: list[list[str]], rejects: list[R
     }
 
 
-def _stored_rejects(shards: Shards) -> list[Reject]:
-    if shards.root is None or not shards.root.is_local:
-        return []
-    numbers = range(shards.manifest.tasks) if shards.manifest else ()
-    paths = [shards.root.path / rejects_name(number) for number in numbers]
-    return [reject for path in paths if path.is_file() for reject in read_rejects(path)]
-
-
 def _reject_row(reject: Reject) -> list[Any]:
     figure = reject.figure if reject.figure is not None and math.isfinite(reject.figure) else None
     return [reject.key, reject.stage, reject.reason, figure, reject.detail]
@@ -204,8 +191,7 @@ def _write_chunk(out: Path, number: int, entries: list[dict[str, Any]]) -> None:
 def _write_data(path: Path, name: str, value: Any) -> None:
     """A script that hands `value` to the page. `<` and line separators are escaped, so no text can end the script."""
     text = json.dumps(_finite(value), ensure_ascii=True, default=str, allow_nan=False).replace("<", "\\u003c")
-    with atomic_file(path, durable=False) as file:
-        file.write(f"ltPage.{name}({text});\n".encode())
+    write_bytes(path, f"ltPage.{name}({text});\n".encode(), durable=False)
 
 
 def _finite(value: Any) -> Any:

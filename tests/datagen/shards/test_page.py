@@ -11,7 +11,7 @@ import pytest
 from lt.datagen.shards import Reject, Sample, ShardWriter, open_shards
 from lt.datagen.shards.compose import composite
 from lt.datagen.shards.manifest import Manifest, ShardEntry, StageMetrics
-from lt.datagen.shards.page import build_page
+from lt.datagen.shards.page.build import build_page
 
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1> </script> a koala"
 CHROMIUM = next(
