@@ -22,10 +22,8 @@ FACE = frozenset(range(5))
 OPENPOSE_POINTS = (
     "nose",
     "neck",
-    *(f"right_{joint}" for joint in ("shoulder", "elbow", "wrist")),
-    *(f"left_{joint}" for joint in ("shoulder", "elbow", "wrist")),
-    *(f"right_{joint}" for joint in ("hip", "knee", "ankle")),
-    *(f"left_{joint}" for joint in ("hip", "knee", "ankle")),
+    *(f"{side}_{joint}" for side in ("right", "left") for joint in ("shoulder", "elbow", "wrist")),
+    *(f"{side}_{joint}" for side in ("right", "left") for joint in ("hip", "knee", "ankle")),
     *("right_eye", "left_eye", "right_ear", "left_ear"),
 )
 OPENPOSE_LIMBS = (

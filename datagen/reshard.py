@@ -16,7 +16,7 @@ from lt.datagen.engine.lock import directory_lock
 from lt.datagen.engine.plan import Task
 from lt.datagen.engine.run import is_finished, sweep
 from lt.datagen.shards.errors import LtError, UsageError
-from lt.datagen.shards.index import Places, is_ours
+from lt.datagen.shards.index import is_ours
 from lt.datagen.shards.manifest import (
     MANIFEST,
     Manifest,
@@ -153,7 +153,8 @@ def _plan(shards: Shards, samples: int | None, max_bytes: int | None) -> list[Cu
                 )
                 continue
             seen.add(key)
-            size, last = _size(key, places), cuts[-1]
+            size = sum(footprint(f"{key}.{name}", length) for name, (_, length, _) in places.items())
+            last = cuts[-1]
             is_full = last.count == samples or (max_bytes is not None and last.bytes + size > max_bytes)
             if is_full and last.count:
                 cuts.append(Cut(last.number + 1))
@@ -181,10 +182,6 @@ def _with_empty_ones(shards: Shards) -> list[Shard]:
         if location.name not in by_name and location.with_suffix(".json").read_if_present() is not None:
             by_name[location.name] = Shard(location)
     return [by_name[name] for name in sorted(by_name)]
-
-
-def _size(key: str, places: Places) -> int:
-    return sum(footprint(f"{key}.{name}", size) for name, (_, size, _) in places.items())
 
 
 def _write(cut: Cut, task: Task, out: Path) -> None:

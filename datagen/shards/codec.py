@@ -21,7 +21,10 @@ MAX_PIXELS = 8192 * 8192
 MAX_JSON_BYTES = 64 * 2**20
 
 PICTURE_FIELDS = ("jpg", "png", "webp")
-_PIL_FORMAT = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
+_JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
+_PNG = {"format": "PNG", "compress_level": 4}
+_WEBP = {"format": "WEBP", "lossless": True, "exact": True}
+_SAVED_AS: dict[str, dict[str, Any]] = {"jpg": _JPEG, "jpeg": _JPEG, "png": _PNG, "webp": _WEBP}
 
 
 def kind_of(field: str) -> str:
@@ -30,7 +33,7 @@ def kind_of(field: str) -> str:
 
 
 def is_image(field: str) -> bool:
-    return kind_of(field) in _PIL_FORMAT
+    return kind_of(field) in _SAVED_AS
 
 
 def encode(field: str, value: Any) -> bytes:
@@ -44,7 +47,7 @@ def encode(field: str, value: Any) -> bytes:
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     kind = kind_of(field)
-    if kind in _PIL_FORMAT:
+    if kind in _SAVED_AS:
         return encode_image(value, kind)
     if kind == "json":
         return _encode_json(field, value)
@@ -67,7 +70,7 @@ def decode(field: str, data: bytes) -> Any:
         SampleError: the bytes are not what the field says.
     """
     kind = kind_of(field)
-    if kind in _PIL_FORMAT:
+    if kind in _SAVED_AS:
         return decode_image(data, indexed=field == "parts.png")
     if kind == "txt":
         try:
@@ -87,13 +90,7 @@ def encode_image(pixels: np.ndarray, kind: str) -> bytes:
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or 0 in pixels.shape:
         raise SampleError("bad-picture-value", f"want uint8 [h, w] or [h, w, c], got {pixels.dtype} {pixels.shape}")
     buffer = io.BytesIO()
-    image = Image.fromarray(pixels)
-    if kind in ("jpg", "jpeg"):
-        image.save(buffer, "JPEG", quality=95, subsampling=0)
-    elif kind == "png":
-        image.save(buffer, "PNG", compress_level=4)
-    else:
-        image.save(buffer, "WEBP", lossless=True, exact=True)
+    Image.fromarray(pixels).save(buffer, **_SAVED_AS[kind])
     return buffer.getvalue()
 
 

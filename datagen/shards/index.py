@@ -5,7 +5,6 @@ Foreign folders are never written to: img2dataset, for one, stops working when i
 
 import contextlib
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -60,17 +59,12 @@ def scan_index(file: BinaryIO, size: int) -> ShardIndex:
     """Scan the headers of a foreign tar of `size` bytes.
 
     Samples that may be cut, that lack a field because it is no regular file, whose fields do not lie together, or whose field
-    comes twice are left out and named as problems.
+    comes twice are left out and named as problems. A key that returns after another key is refused, both times.
     """
-    return group(tar.scan(file, size))
-
-
-def group(entries: Iterable[tar.Member | tar.Problem]) -> ShardIndex:
-    """Group members into samples as they come. A key that returns after another key is refused, both times."""
     index = ShardIndex({})
     refused: set[str] = set()
     current = ""
-    for entry in entries:
+    for entry in tar.scan(file, size):
         if isinstance(entry, tar.Problem):
             index.problems.append(entry)
             if entry.reason in tar.ENDS:
@@ -128,7 +122,7 @@ def foreign_content(shard: Location) -> str:
 def _cache_path(shard: Location, kind: str = "json") -> Path | None:
     """Where the index of a foreign shard is kept; None if its store tells no time or tag of change (it could be stale)."""
     size, stamp = shard.stat()
-    name = digest_of([_FORMAT, shard.absolute, size, stamp])[:32]
+    name = digest_of([_FORMAT, str(shard.path.absolute()) if shard.is_local else shard.url, size, stamp])[:32]
     return lt_home() / "index" / f"{name}.{kind}" if stamp else None
 
 

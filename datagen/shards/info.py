@@ -61,8 +61,7 @@ def describe(where: str | Path) -> Info:
         problems.update(problem.reason for problem in shard.index.problems)
         for places in shard.index.samples.values():
             counts.update(places.keys())
-            for name, (_, size, _) in places.items():
-                sizes[name] += size
+            sizes.update({name: size for name, (_, size, _) in places.items()})
     stages, rejected = _metrics(shards)
     told = manifest or Manifest(pipeline="")
     return Info(

@@ -44,10 +44,6 @@ class Location:
     def with_suffix(self, suffix: str) -> "Location":
         return Location(self.url.removesuffix(".tar") + suffix)
 
-    @property
-    def absolute(self) -> str:
-        return str(self.path.absolute()) if self.is_local else self.url
-
     def stat(self) -> tuple[int, str]:
         """Size in bytes and a text that changes when the file changes ("" where the store tells none)."""
         with self._readable():

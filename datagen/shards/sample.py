@@ -175,9 +175,8 @@ class Sample:
     @property
     def picture_field(self) -> str:
         """Which of `jpg`, `png`, `webp` holds the picture. Raises SampleError `no-picture`."""
-        for name in codec.PICTURE_FIELDS:
-            if name in self:
-                return name
+        if found := next((name for name in codec.PICTURE_FIELDS if name in self), None):
+            return found
         raise SampleError("no-picture", f"none of {', '.join(codec.PICTURE_FIELDS)} among {self.fields}")
 
     @property

@@ -152,16 +152,12 @@ def _locate(where: str, findings: list[Finding]) -> tuple[list[Location], Manife
 
 
 def _rules(locations: list[Location], manifest: Manifest | None, decode: bool) -> Rules:
-    ours = manifest is not None or any(_has_sidecar(location) for location in locations)
+    beside = (location.with_suffix(".json") for location in locations if SHARD_NAME.fullmatch(location.name))
+    ours = manifest is not None or any(is_ours(sidecar.read_if_present() or b"") for sidecar in beside)
     required = None
     if manifest and manifest.complete:
         required = frozenset(name for name in manifest.fields if is_known_field(name) and _is_required(name))
     return Rules(ours, required, (manifest.tolerance if manifest else None) or 0.0, decode)
-
-
-def _has_sidecar(location: Location) -> bool:
-    data = location.with_suffix(".json").read_if_present() if SHARD_NAME.fullmatch(location.name) else None
-    return data is not None and is_ours(data)
 
 
 def _is_required(name: str) -> bool:
@@ -204,8 +200,9 @@ def _manifest_findings(root: Location, manifest: Manifest, names: list[str]) -> 
         if SHARD_NAME.fullmatch(name) and name not in listed:
             yield Finding(name, "", "unlisted-shard", f"{MANIFEST} does not name it")
         if name.endswith(".json") and SHARD_NAME.fullmatch(name.removesuffix(".json") + ".tar"):
-            sidecar = _sidecar(root / name)
-            if sidecar is None:
+            try:
+                sidecar = Sidecar.parse((root / name).read_if_present() or b"", name)
+            except ShardError:
                 continue  # the shard's own check says what is wrong with it
             fields.update(sidecar.fields)
             rejected += sidecar.rejected
@@ -222,13 +219,6 @@ def _manifest_findings(root: Location, manifest: Manifest, names: list[str]) -> 
         ("rejects", sum(manifest.rejected.values()), rejected),
         ("fields", manifest.fields, sorted(fields)),
     )
-
-
-def _sidecar(location: Location) -> Sidecar | None:
-    try:
-        return Sidecar.parse(location.read_if_present() or b"", str(location))
-    except ShardError:
-        return None
 
 
 def _rejects_findings(location: Location, sidecar: Sidecar) -> Iterator[Finding]:

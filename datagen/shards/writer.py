@@ -52,8 +52,8 @@ class ShardWriter:
         if kind is None:
             with self._open, writing(self.path):
                 self._finish()
-        else:
-            self._open.__exit__(kind, error, trace)
+        else:  # some other error than the block's: an OSError of a stage is none of writing
+            self._open.__exit__(Exception, Exception("the block failed"), None)
 
     def __len__(self) -> int:
         return len(self._index)

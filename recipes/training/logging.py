@@ -17,7 +17,7 @@ import numpy as np
 
 from lt.datagen.shards.codec import encode_image
 from lt.datagen.shards.errors import LtError
-from lt.datagen.shards.storage import atomic_file, write_error
+from lt.datagen.shards.storage import atomic_file, write_bytes, writing
 from lt.recipes.training.loader import Bad
 
 
@@ -39,11 +39,9 @@ class RunLog:
             return
         path = out / "log.jsonl"
         _keep_until(path, step)
-        try:
+        with writing(path):
             out.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise write_error(path, error) from error
         if tensorboard:
             self._board = _board(out / "tensorboard", step)
 
@@ -52,11 +50,9 @@ class RunLog:
         if self._file is None:
             return
         line = json.dumps({"event": event, "step": step, **values}, ensure_ascii=False, default=str)
-        try:
+        with writing(self._out / "log.jsonl"):
             self._file.write(f"{line}\n")
             self._file.flush()
-        except OSError as error:
-            raise write_error(self._out / "log.jsonl", error) from error
 
     def metrics(self, event: str, step: int, metrics: Mapping[str, float]) -> None:
         """A line of metrics, also for TensorBoard under `event/`."""
@@ -70,8 +66,7 @@ class RunLog:
         if self._file is None:
             return
         for name, picture in pictures.items():
-            with atomic_file(self._out / "pictures" / f"step-{step:08d}-{name}.png") as file:
-                file.write(encode_image(picture, "png"))
+            write_bytes(self._out / "pictures" / f"step-{step:08d}-{name}.png", encode_image(picture, "png"))
             if self._board:
                 self._board.add_image(name, picture, step, dataformats="HWC")
 

@@ -28,6 +28,7 @@ from PIL import Image
 from lt.datagen.cores import cores
 from lt.datagen.shards.captions import UNTOLD, captions_by_language
 from lt.datagen.shards.errors import SampleError
+from lt.datagen.shards.manifest import Manifest
 from lt.datagen.shards.reader import Shards
 from lt.datagen.shards.sample import Reject, Sample
 from lt.datagen.shards.storage import write_bytes
@@ -163,7 +164,7 @@ def _write_webp(path: Path, pixels: np.ndarray, scale: float) -> None:
 
 
 def _summary(shards: Shards, title: str, index: list[list[str]], rejects: list[Reject]) -> dict[str, Any]:
-    manifest = shards.manifest
+    told = shards.manifest or Manifest(pipeline="", complete=True)
     counts = Counter((reject.stage, reject.reason) for reject in rejects)
     return {
         "title": title,
@@ -172,10 +173,10 @@ def _summary(shards: Shards, title: str, index: list[list[str]], rejects: list[R
         "samples": index,
         "reasons": [[stage, reason, count] for (stage, reason), count in counts.most_common()],
         "shown_rejects": min(len(rejects), _MOST_REJECTS),
-        "pipeline": manifest.pipeline if manifest else "",
-        "complete": manifest.complete if manifest else True,
-        "licences": manifest.licences if manifest else [],
-        "stages": [stage.model_dump() for stage in manifest.stages] if manifest else [],
+        "pipeline": told.pipeline,
+        "complete": told.complete,
+        "licences": told.licences,
+        "stages": [stage.model_dump() for stage in told.stages],
     }
 
 
