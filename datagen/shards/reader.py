@@ -206,7 +206,7 @@ class Shards:
         except ImportError as error:
             raise LtError(f"This needs Hugging Face datasets ({error}).", "pip install 'datasets>=5.2'") from None
         kinds = {"txt": datasets.Value("string"), "json": Json()}
-        features = {"__key__": datasets.Value("string"), "__url__": datasets.Value("string")}
+        features: dict[str, Any] = {"__key__": datasets.Value("string"), "__url__": datasets.Value("string")}
         for name in sorted(
             {name for shard in self.shards for places in shard.index.samples.values() for name in places}
         ):
