@@ -137,15 +137,35 @@ def _without_lineage(meta: bytes) -> bytes:
     return meta
 
 
-class Sidecar(_Document):
+class _Sealed(_Document):
+    """A document whose `digest` is the sha256 of all bytes of its file that follow it: no damaged byte goes unnoticed."""
+
+    digest: str = ""
+
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> Self:
+        document = super().parse(data, where)
+        rest = data.partition(_DIGEST)[2][len(document.digest) :]
+        if document.digest and hashlib.sha256(rest).hexdigest() != document.digest:
+            raise ShardError(
+                f"{where}: some bytes are not those that were written.", "The file is damaged: make its shard again."
+            )
+        return document
+
+    def save(self, path: str | Path, durable: bool = True) -> None:
+        self.digest = ""
+        head, mark, rest = self.model_dump_json().encode().partition(_DIGEST)
+        self.digest = hashlib.sha256(rest).hexdigest()
+        write_bytes(path, head + mark + self.digest.encode() + rest, durable)
+
+
+class Sidecar(_Sealed):
     """What is known of one shard. `index[key][field]` = [offset, size, crc32] of the field's bytes in the tar.
 
-    `digest` is the sha256 of all bytes of the file that follow it: no damaged byte goes unnoticed. `sha256` is of the tar's
-    bytes, `content` of what they say (`ContentDigest`): runs and numbers name their data by it.
+    `sha256` is of the tar's bytes, `content` of what they say (`ContentDigest`): runs and numbers name their data by it.
     `rejects_sha256` is the digest of the rejects file beside it, "" where nothing was rejected.
     """
 
-    digest: str = ""
     shard: str
     task: str = ""
     count: NonNegativeInt
@@ -167,22 +187,6 @@ class Sidecar(_Document):
             if any(offset + size > self.bytes for offset, size, _ in places.values()):
                 raise ValueError(f"the index places {key} outside the shard's {self.bytes} bytes")
         return self
-
-    @classmethod
-    def parse(cls, data: bytes, where: str) -> Self:
-        sidecar = super().parse(data, where)
-        rest = data.partition(_DIGEST)[2][len(sidecar.digest) :]
-        if sidecar.digest and hashlib.sha256(rest).hexdigest() != sidecar.digest:
-            raise ShardError(
-                f"{where}: some bytes are not those that were written.", "The file is damaged: make its shard again."
-            )
-        return sidecar
-
-    def save(self, path: str | Path, durable: bool = True) -> None:
-        self.digest = ""
-        head, mark, rest = self.model_dump_json().encode().partition(_DIGEST)
-        self.digest = hashlib.sha256(rest).hexdigest()
-        write_bytes(path, head + mark + self.digest.encode() + rest, durable)
 
 
 class ShardEntry(BaseModel):
