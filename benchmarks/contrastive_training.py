@@ -61,7 +61,7 @@ def ours(data: Path, head: str, steps: int) -> list[float]:
     ]
     marks: list[float] = []
     with tempfile.TemporaryDirectory() as out:
-        plan = make_plan(registry.find("filip"), "tiny", None, settings, Path(out) / "run")
+        plan = make_plan(registry.find_recipe("filip"), "tiny", None, settings, Path(out) / "run")
         train(plan, lambda line: None, lambda progress: marks.append(time.perf_counter()))
     return _between(marks)
 
@@ -139,7 +139,7 @@ def our_loader(data: Path, steps: int) -> Iterator[Any]:
     """Batches as training gets them, from one worker."""
     from lt.recipes.config import resolve
 
-    recipe = registry.find("filip")
+    recipe = registry.find_recipe("filip")
     settings = resolve(recipe.settings, None, [f"text.length={LENGTH}"]).settings
     shards = ShardSet.of([str(data)])
     examples = Examples(shards, Order(shards.sizes), recipe.objective(settings).example())

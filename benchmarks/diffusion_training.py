@@ -44,7 +44,7 @@ def our_plan(folder: Path, steps: int, out: Path) -> RunPlan:
     settings = [f"data.train=[{folder / 'figures'}]", f"model.autoencoder={folder / 'vae'}", "model.generator=whole"]
     settings += [f"train.steps={steps + WARM}", f"train.batch={BATCH}", f"train.lr={RATE}", f"train.ema={EMA}"]
     settings += ["log.tensorboard=false", "log.every=50", f"log.validate_every={10**9}", f"log.save_every={10**9}"]
-    return make_plan(registry.find("pangu"), "tiny", None, settings, out)
+    return make_plan(registry.find_recipe("pangu"), "tiny", None, settings, out)
 
 
 def ours(folder: Path, steps: int) -> list[float]:
@@ -107,7 +107,7 @@ def in_memory(folder: Path) -> TensorDataset:
     """The latents and tokens that ours reads from the cache, as tensors [n, 4, 16, 16] and [n, 64]."""
     plan = our_plan(folder, 1, folder / "unused")
     shards = open_data(plan, print).train
-    row = registry.find("pangu").objective(plan.settings).example()
+    row = registry.find_recipe("pangu").objective(plan.settings).example()
     assert isinstance(row, Row)
     places = [(shard, index) for shard, size in enumerate(shards.sizes) for index in range(size)]
     rows = [row(shards.read(*place), None) for place in places]
@@ -129,7 +129,7 @@ def same_size(folder: Path) -> int:
     """
     both: list[nn.Module] = [TINY.build(), small_text_encoder(world_tokenizer().vocabulary, LENGTH, TINY.text_width)]
     theirs = sum(p.numel() for module in both for p in module.parameters())
-    objective = registry.find("pangu").objective(our_plan(folder, 1, folder / "unused").settings)
+    objective = registry.find_recipe("pangu").objective(our_plan(folder, 1, folder / "unused").settings)
     ours = sum(p.numel() for module in objective.modules.values() for p in module.parameters() if p.requires_grad)
     if ours != theirs:
         raise SystemExit(f"Ours trains {ours:,} parameters, theirs {theirs:,}: the comparison would say nothing.")

@@ -62,10 +62,10 @@ class Reproducing(Systems):
 
     def does(self, name: str, system: "System") -> "tuple[Callable[..., None], type[Section]]":
         from lt.recipes.config import Section
-        from lt.recipes.system import resolved
+        from lt.recipes.system import imported
 
         def do(own: "Section", as_json: bool, **values: Any) -> None:
-            if system.instead and (found := resolved(system.instead.run)(own, note)):
+            if system.instead and (found := imported(system.instead.run)(own, note)):
                 show(found, as_json)
             else:
                 reproduce(name, as_json=as_json, **values)

@@ -45,7 +45,7 @@ def train(
 
     given = {"data.train": json.dumps(data) if data else None, "train.steps": steps, "train.seed": seed}
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None] + settings
-    plan = make_plan(registry.find(name), own.preset(preset), card, overrides, out)
+    plan = make_plan(registry.find_recipe(name), own.preset(preset), card, overrides, out)
     if show:
         _show(plan, as_json)
     elif dry_run:

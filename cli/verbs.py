@@ -172,12 +172,12 @@ def _making(verb: "Verb") -> list[Parameter]:
 
 def _doing(verb: "Verb") -> Callable[..., None]:
     def do(as_json: bool, **values: Any) -> None:
-        from lt.recipes.system import Job, resolved
+        from lt.recipes.system import Job, imported
 
         options = checked(
             verb.options, {name: values.pop(name) for name in verb.options.model_fields if name in values}
         )
-        found = resolved(verb.run)(options, note)
+        found = imported(verb.run)(options, note)
         if isinstance(found, Job):
             _make(found, Path(verb.out.format_map(dict(options))), as_json=as_json, **values)
         else:

@@ -18,7 +18,7 @@ import numpy as np
 
 from lt.recipes.evaluate.bootstrap import Interval
 from lt.recipes.registry import systems_with, unknown
-from lt.recipes.system import Note, Table, resolved
+from lt.recipes.system import Note, Table, imported
 
 Verdict = Literal["confirmed", "not confirmed", "contradicted"]
 
@@ -179,4 +179,4 @@ def find_study(name: str) -> Study:
     known = systems_with("study")
     if name not in known:
         raise unknown(name, "reproduce", known)
-    return resolved(known[name].study)
+    return imported(known[name].study)

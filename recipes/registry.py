@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from lt.datagen.shards.errors import UsageError
 from lt.recipes.config import Card, Settings, nearest, read_card
-from lt.recipes.system import Note, System, Verb, resolved
+from lt.recipes.system import Note, System, Verb, imported
 
 if TYPE_CHECKING:
     from lt.recipes.training.objective import Objective
     from lt.recipes.training.rounds import Rounds
-
-Shards = tuple[list[str], str]
-"""Training shards, and validation shards ("" for none)."""
 
 SYSTEMS: dict[str, str] = {
     "filip": "lt.recipes.filip",
@@ -47,42 +44,26 @@ def verbs(verb: str) -> dict[str, Verb]:
     return found
 
 
-def as_they_are(settings: Any, train: Sequence[str], validation: str, note: Note) -> Shards:
-    """Read the named shards themselves."""
-    return list(train), validation
-
-
 @dataclass(frozen=True)
-class Need:
-    """A run that belongs to another one: its system, card and settings on top of it, and the folder in which it is looked for."""
+class UsualRun:
+    """What `lt train SYSTEM --preset PRESET` makes, in the folder `out` where it does."""
 
     system: str
     preset: str
-    out: Path
-    overrides: tuple[str, ...] = ()
 
     @property
-    def command(self) -> str:
-        """What trains it, as its card says."""
-        return self.card.header["command"]
+    def out(self) -> Path:
+        return Path("runs") / f"{self.system}-{self.preset}"
 
     @property
     def card(self) -> Card:
-        return read_card(find(self.system).folder / f"{self.preset}.yaml")
+        return read_card(find_recipe(self.system).folder / f"{self.preset}.yaml")
 
 
-def usual_run(system: str, preset: str) -> Need:
-    """What `lt train SYSTEM --preset PRESET` makes, in the folder where it does."""
-    return Need(system, preset, Path("runs") / f"{system}-{preset}")
-
-
-def run_named(where: str | Path) -> Need | None:
+def run_named(where: str | Path) -> UsualRun | None:
     """The run that has this folder when nothing else is said; None where no card of any system makes it."""
-    for system in systems_with("recipe"):
-        preset = Path(where).name.removeprefix(f"{system}-")
-        if usual_run(system, preset).out == Path(where) and preset in find(system).presets:
-            return usual_run(system, preset)
-    return None
+    runs = [UsualRun(system, Path(where).name.removeprefix(f"{system}-")) for system in systems_with("recipe")]
+    return next((run for run in runs if run.out == Path(where) and run.preset in find_recipe(run.system).presets), None)
 
 
 @dataclass(frozen=True)
@@ -96,8 +77,9 @@ class Recipe:
     world: Callable[[Any, Note], tuple[list[str], str]]
     """Make (or find) the built-in data when the user names none: folders of training shards, folder of validation shards."""
     folder: Path
-    prepare: Callable[[Any, Sequence[str], str, Note], Shards] = as_they_are
-    """Turn the shards, the user's or the world's, into those that the loop reads: caches of what frozen encoders say of them."""
+    prepare: Callable[..., tuple[list[str], str]] = lambda settings, train, validation, note: (train, validation)
+    """Turn the training shards, and the validation shards ("" for none), the user's or the world's, into those that the loop
+    reads: caches of what frozen encoders say of them. Called with settings, both, and who takes notes."""
     completes: Callable[[Any], Sequence[str]] = lambda settings: ()
     """Presets whose runs make the system whole once this one is trained, in the order to train them."""
     inherited: Callable[[Any], Mapping[str, Any]] = lambda settings: {}
@@ -114,12 +96,12 @@ class Recipe:
         return sorted((path.stem for path in self.folder.glob("*.yaml")), key=lambda name: (name != "tiny", name))
 
 
-def find(name: str) -> Recipe:
+def find_recipe(name: str) -> Recipe:
     """The recipe of a system. Raises UsageError naming the nearest name."""
     known = systems_with("recipe")
     if name not in known:
         raise unknown(name, "train", known)
-    return resolved(known[name].recipe)
+    return imported(known[name].recipe)
 
 
 def unknown(name: str, verb: str, known: Iterable[str]) -> UsageError:

@@ -30,7 +30,7 @@ from lt.datagen.cores import cores
 from lt.datagen.shards import LtError, open_shards
 from lt.datagen.shards.storage import write_json
 from lt.recipes.claims import Claim, Evidence, Joint, Measured, Measures, Study, Table, Variant, find_study
-from lt.recipes.registry import find
+from lt.recipes.registry import find_recipe
 from lt.recipes.system import Note
 from lt.recipes.training import checkpoints
 from lt.recipes.training.checkpoints import Record
@@ -173,7 +173,9 @@ class Trial:
         chosen = [text.format(seed=seed, **runs, **self.data) for text in variant.overrides]
         named = {text.partition("=")[0] for text in chosen}
         ours = [f"{key}={value}" for key, value in self.data.items() if key.startswith("data.") and key not in named]
-        plan = make_plan(find(variant.system or self.study.system), "tiny", None, [*ours, *fixed, *chosen], runs[name])
+        plan = make_plan(
+            find_recipe(variant.system or self.study.system), "tiny", None, [*ours, *fixed, *chosen], runs[name]
+        )
         start = time.perf_counter()
         outcome = train(plan, lambda line: None, lambda progress: watch(runs[name].name, progress))
         if outcome.status == "stopped":

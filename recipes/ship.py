@@ -10,19 +10,19 @@ from typing import Any
 from torch import Tensor
 
 from lt.datagen.shards import LtError
-from lt.recipes.registry import Need, find, systems_with, usual_run
+from lt.recipes.registry import UsualRun, find_recipe, systems_with
 from lt.recipes.shipped import SCHEME, weights_folder
 from lt.recipes.training import checkpoints
 from lt.recipes.training.objective import Objective
-from lt.recipes.training.plan import built_on, make_plan
+from lt.recipes.training.plan import make_plan, needs_of
 
 LIMIT = 8_000_000
 """Bytes of one system's shipped weights."""
 
 
-def shipping() -> dict[str, Need]:
+def shipping() -> dict[str, UsualRun]:
     """The runs that ship, by the name under which they do, as their cards say."""
-    runs = [usual_run(system, preset) for system in systems_with("recipe") for preset in find(system).presets]
+    runs = [UsualRun(system, preset) for system in systems_with("recipe") for preset in find_recipe(system).presets]
     return {name: run for run in runs if (name := run.card.header.get("ships as"))}
 
 
@@ -37,7 +37,7 @@ def ship(run: Path, target: Path) -> Path:
     objective, record = checkpoints.restore(run)
     settings = _as_shipped(record.settings)
     record = record.model_copy(update={"settings": settings, "losses": {}})
-    recipe = find(record.system)
+    recipe = find_recipe(record.system)
     built_on = recipe.objective(checkpoints.settings_of(record, recipe.settings)).built_on
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -62,10 +62,11 @@ def _as_shipped(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def in_order(runs: Mapping[str, Need]) -> Iterable[str]:
+def in_order(runs: Mapping[str, UsualRun]) -> Iterable[str]:
     """Names of runs, each after those that it builds on."""
     needs = {
-        name: {need.out for need in built_on(make_plan(find(run.system), run.preset))} for name, run in runs.items()
+        name: {need.out for need in needs_of(make_plan(find_recipe(run.system), run.preset))}
+        for name, run in runs.items()
     }
     graph = {name: [other for other, run in runs.items() if run.out in needs[name]] for name in runs}
     return TopologicalSorter(graph).static_order()

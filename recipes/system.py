@@ -120,7 +120,7 @@ def option(default: Any, *, flag: str = "", shown: str | bool = True, argument: 
     return Field(default, json_schema_extra={"flag": flag, "shown": shown, "argument": argument}, **limits)
 
 
-def resolved(where: str | Callable[..., Any]) -> Any:
+def imported(where: str | Callable[..., Any]) -> Any:
     """The object that `module:NAME` names; what is no name is it itself."""
     if not isinstance(where, str):
         return where

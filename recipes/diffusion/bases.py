@@ -7,7 +7,7 @@ from typing import Any
 from lt.recipes.config import flat, resolve
 from lt.recipes.diffusion.settings import DiffusionSettings
 from lt.recipes.diffusion.unets import is_pipeline, shape_of
-from lt.recipes.registry import find, run_named
+from lt.recipes.registry import find_recipe, run_named
 from lt.recipes.training import checkpoints
 from lt.recipes.training.checkpoints import RECORD, Record
 
@@ -37,4 +37,4 @@ def _settings_in(where: Path) -> Mapping[str, Any]:
     if (checkpoint / RECORD).is_file():
         return Record.load(checkpoint).settings
     need = run_named(where)
-    return flat(resolve(find(need.system).settings, need.card).settings) if need else {}
+    return flat(resolve(find_recipe(need.system).settings, need.card).settings) if need else {}

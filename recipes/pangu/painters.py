@@ -64,7 +64,11 @@ def locate_runs(where: Sequence[str]) -> RunFiles:
 
 def _how_to_train(name: str) -> str:
     need = run_named(f"runs/{name}")
-    return f"Train it first: {need.command}" if need else "Name a run of `lt train pangu`, or a diffusers folder."
+    return (
+        f"Train it first: {need.card.header['command']}"
+        if need
+        else "Name a run of `lt train pangu`, or a diffusers folder."
+    )
 
 
 def _painter(files: RunFiles) -> Painter:

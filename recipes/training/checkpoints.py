@@ -318,7 +318,7 @@ def restore(where: Path, weights: str = "auto") -> tuple[Objective, Record]:
 
     checkpoint = chosen(where)
     record = Record.load(checkpoint)
-    recipe = registry.find(record.system)
+    recipe = registry.find_recipe(record.system)
     settings = with_words(settings_of(record, recipe.settings), checkpoint, record)
     try:
         objective = recipe.objective(settings)

@@ -10,7 +10,7 @@ import torch
 
 from lt.datagen.shards.errors import LtError, UsageError
 from lt.recipes.config import Resolved, Settings, fields_of, flat, nearest, read_card, resolve
-from lt.recipes.registry import Need, Recipe, find, run_named, usual_run
+from lt.recipes.registry import Recipe, UsualRun, find_recipe, run_named
 from lt.recipes.system import Note
 from lt.recipes.training import checkpoints
 from lt.recipes.training.shards import ShardSet
@@ -73,7 +73,7 @@ def make_plan(
     resolved = resolve(recipe.settings, chosen, overrides)
     if base := recipe.inherited(resolved.settings):
         resolved = resolve(recipe.settings, chosen, overrides, base)
-    return RunPlan(recipe, chosen.name, why, resolved, out or usual_run(recipe.name, chosen.name).out)
+    return RunPlan(recipe, chosen.name, why, resolved, out or UsualRun(recipe.name, chosen.name).out)
 
 
 def _default_preset(recipe: Recipe, names_data: bool) -> tuple[str, str]:
@@ -87,18 +87,17 @@ def _default_preset(recipe: Recipe, names_data: bool) -> tuple[str, str]:
 def missing_first(plan: RunPlan) -> list[RunPlan]:
     """The runs that this one builds on and that are not finished, in the order to train them, on the same data."""
     found: dict[Path, RunPlan] = {}
-    for need in built_on(plan):
-        if not is_finished(need.out):
-            first = _planned(need)
+    for first in needs_of(plan):
+        if not is_finished(first.out):
             found |= {one.out: one for one in [*missing_first(first), first]}
     return list(found.values())
 
 
-def built_on(plan: RunPlan) -> list[Need]:
-    """The runs that the settings name as an autoencoder, the generator of a branch, what to start from ..."""
+def needs_of(plan: RunPlan) -> list[RunPlan]:
+    """The runs that the settings name as an autoencoder, the generator of a branch, what to start from ..., on the same data."""
     named = [value for value in flat(plan.settings).values() if isinstance(value, str)]
     needs = [need for need in map(run_named, named) if need and need.out != plan.out]
-    return [replace(need, overrides=_handed_down(plan, need.system)) for need in needs]
+    return [_along_with(plan, need) for need in needs]
 
 
 def completing(plan: RunPlan) -> list[RunPlan]:
@@ -107,25 +106,21 @@ def completing(plan: RunPlan) -> list[RunPlan]:
     None where the user chose more than data and log: who changes this run's training or folder wants this run.
     """
     chosen = [key for key in _named(plan) if not key.startswith(_SHARED)]
-    if chosen or plan.out != usual_run(plan.recipe.name, "tiny").out:
-        return []
     own = plan.recipe.name
-    needs = [usual_run(own, preset) for preset in plan.recipe.completes(plan.settings)]
-    return [_planned(replace(need, overrides=_handed_down(plan, own))) for need in needs]
+    if chosen or plan.out != UsualRun(own, "tiny").out:
+        return []
+    return [_along_with(plan, UsualRun(own, preset)) for preset in plan.recipe.completes(plan.settings)]
 
 
 def _named(plan: RunPlan) -> list[str]:
     return [key for key, who in plan.resolved.origin.items() if who == "--set"]
 
 
-def _handed_down(plan: RunPlan, system: str) -> tuple[str, ...]:
-    """What was said of data and log, as far as another system has such settings."""
-    values, known = flat(plan.settings), fields_of(find(system).settings)
-    return tuple(f"{key}={json.dumps(values[key])}" for key in _named(plan) if key.startswith(_SHARED) and key in known)
-
-
-def _planned(need: Need) -> RunPlan:
-    return make_plan(find(need.system), need.preset, None, need.overrides, need.out)
+def _along_with(plan: RunPlan, run: UsualRun) -> RunPlan:
+    """A run that belongs to another one, with what was said there of data and log, as far as it has such settings."""
+    recipe, values = find_recipe(run.system), flat(plan.settings)
+    keys = [key for key in _named(plan) if key.startswith(_SHARED) and key in fields_of(recipe.settings)]
+    return make_plan(recipe, run.preset, None, [f"{key}={json.dumps(values[key])}" for key in keys])
 
 
 def is_finished(out: Path) -> bool:

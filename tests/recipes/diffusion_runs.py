@@ -14,7 +14,7 @@ BRIEF = ("train.steps=3", "log.validate_every=3")
 
 def run(system: str, preset: str, *overrides: str, out: Path | None = None) -> Outcome:
     """Six steps on a small world."""
-    plan = make_plan(registry.find(system), preset, None, [*WORLD, *SHORT, *overrides], out)
+    plan = make_plan(registry.find_recipe(system), preset, None, [*WORLD, *SHORT, *overrides], out)
     return train(plan, note=lambda _: None)
 
 
@@ -23,4 +23,4 @@ def built_on(sd: Path, preset: str, *overrides: str) -> RunPlan:
     same = (f"model.autoencoder={sd}", f"model.text=[{sd}]", "model.text_length=32", "model.high=32")
     chosen = ("model.unet=sd15", "model.prediction=epsilon", "model.generator=whole", *overrides)
     settings = [*WORLD, *SHORT, "world.scenes=0", "train.steps=3", *same, *chosen]
-    return make_plan(registry.find("pangu"), preset, None, settings, sd.parent / preset)
+    return make_plan(registry.find_recipe("pangu"), preset, None, settings, sd.parent / preset)

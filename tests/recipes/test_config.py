@@ -84,12 +84,12 @@ def test_presets_are_chosen_and_explained(tmp_path):
     with pytest.raises(UsageError, match="either --preset or --card"):
         make_plan(toy.RECIPE, "tiny", toy.RECIPE.folder / "paper.yaml")
     with pytest.raises(UsageError, match="No system 'filp'"):
-        registry.find("filp")
+        registry.find_recipe("filp")
 
 
 @pytest.mark.parametrize("name", sorted(registry.systems_with("recipe")))
 def test_shipped_cards_fit_and_say_what_to_expect(name):
-    recipe = registry.find(name)
+    recipe = registry.find_recipe(name)
     assert "tiny" in recipe.presets
     for preset in recipe.presets:
         card = read_card(recipe.folder / f"{preset}.yaml")
@@ -112,7 +112,11 @@ def test_a_card_says_what_differs_from_the_one_it_is_like(tmp_path):
 
 def test_a_run_is_known_by_its_name():
     run = registry.run_named("runs/pangu-tiny-pose")
-    assert run and (run.system, run.preset, run.command) == ("pangu", "tiny-pose", "lt train pangu --control pose")
+    assert run and (run.system, run.preset, run.card.header["command"]) == (
+        "pangu",
+        "tiny-pose",
+        "lt train pangu --control pose",
+    )
     for name in ("runs/pangu-tinny", "pangu-tiny", "elsewhere/pangu-tiny", "runs/worlds-tiny"):
         assert registry.run_named(name) is None
 
@@ -120,7 +124,7 @@ def test_a_run_is_known_by_its_name():
 def test_what_a_run_builds_on_is_trained_first_with_the_settings_that_it_knows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["train.init=runs/vae-tiny", "world.train=40", "data.workers=0", "log.every=3", "train.lr=1e-3"]
-    (first,) = missing_first(make_plan(registry.find("filip"), "tiny", None, words))
+    (first,) = missing_first(make_plan(registry.find_recipe("filip"), "tiny", None, words))
     assert (first.recipe.name, first.preset, first.out) == ("vae", "tiny", Path("runs/vae-tiny"))
     named = {key: flat(first.settings)[key] for key, who in first.resolved.origin.items() if who == "--set"}
     assert named == {"data.workers": 0, "log.every": 3}

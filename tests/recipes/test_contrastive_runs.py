@@ -185,7 +185,7 @@ def test_the_exported_folder_is_a_transformers_clip_and_onnx_towers_are_equal(he
 
     torch.manual_seed(0)
     card = ["model.size=tiny", f"model.head={head}", "text.length=16"]
-    objective = registry.find("filip").objective(resolve(FilipSettings, None, card).settings)
+    objective = registry.find_recipe("filip").objective(resolve(FilipSettings, None, card).settings)
     objective.export(tmp_path)  # raises where an ONNX tower differs
     clip = CLIPModel.from_pretrained(tmp_path).eval()
     pixels = torch.randn(2, 3, 64, 64)
@@ -203,7 +203,7 @@ def test_the_exported_folder_is_a_transformers_clip_and_onnx_towers_are_equal(he
 
 
 def test_an_openai_state_loads_into_the_image_tower(tmp_path):
-    objective = registry.find("wukong").objective(resolve(registry.find("wukong").settings).settings)
+    objective = registry.find_recipe("wukong").objective(resolve(registry.find_recipe("wukong").settings).settings)
     model, weights = objective.model, torch.randn(96, 3, 8, 8)
     state = {f"visual.{name}": value for name, value in model.image_tower.state_dict().items()}
     torch.save({**state, "visual.conv1.weight": weights, "logit_scale": torch.ones(())}, tmp_path / "clip.pt")
@@ -218,7 +218,7 @@ def test_an_openai_state_loads_into_the_image_tower(tmp_path):
 
 
 def test_a_clip_model_of_transformers_loads_into_the_image_tower(tmp_path):
-    objective = registry.find("wukong").objective(resolve(registry.find("wukong").settings).settings)
+    objective = registry.find_recipe("wukong").objective(resolve(registry.find_recipe("wukong").settings).settings)
     tower = {f"image_tower.{name}": torch.randn_like(v) for name, v in objective.model.image_tower.state_dict().items()}
     theirs = {name: part.contiguous() for name, part in clip_names(tower)}
     save_file(theirs, tmp_path / "model.safetensors")
@@ -232,14 +232,17 @@ def test_a_clip_model_of_transformers_loads_into_the_image_tower(tmp_path):
 
 
 def test_clip_names_cover_every_weight_but_the_reduction():
-    objective = registry.find("wukong").objective(resolve(registry.find("wukong").settings).settings)
+    objective = registry.find_recipe("wukong").objective(resolve(registry.find_recipe("wukong").settings).settings)
     state = objective.model.state_dict()
     left_out = [name for name in state if not list(clip_names({name: state[name]}))]
     assert left_out and all(name.startswith("reduction.") for name in left_out)
 
 
 CARDS = [
-    (system, preset) for system in ("filip", "wukong") for preset in registry.find(system).presets if preset != "tiny"
+    (system, preset)
+    for system in ("filip", "wukong")
+    for preset in registry.find_recipe(system).presets
+    if preset != "tiny"
 ]
 SHAPES = {
     ("filip", "paper"): (49, 77, 256),
@@ -252,7 +255,7 @@ SHAPES = {
 
 
 def objective_of(system: str, preset: str):
-    recipe = registry.find(system)
+    recipe = registry.find_recipe(system)
     card = read_card(recipe.folder / f"{preset}.yaml")
     chosen = resolve(recipe.settings, card).settings
     return recipe.objective(chosen), chosen

@@ -78,7 +78,7 @@ def plain(tmp_path, monkeypatch) -> Recipe:
     found = recipe(tmp_path)
     from lt.recipes import registry
 
-    known = registry.find
+    known = registry.find_recipe
     monkeypatch.setattr(registry, "find", lambda name: found if name == "plain" else known(name))
     return found
 

@@ -177,7 +177,7 @@ def home(tmp_path_factory):
         "model.widths=[16,24,32]",
         "model.features=12",
     ]
-    train(make_plan(registry.find("judge"), "tiny", None, overrides, folder / "run"), note=lambda _: None)
+    train(make_plan(registry.find_recipe("judge"), "tiny", None, overrides, folder / "run"), note=lambda _: None)
     return folder
 
 

@@ -9,7 +9,7 @@ from lt.recipes import shipped
 from lt.recipes.config import differences, flat, read_card, resolve
 from lt.recipes.contrastive.measures import retrieval, run_through
 from lt.recipes.contrastive.objective import ContrastiveEncoder
-from lt.recipes.registry import SYSTEMS, find
+from lt.recipes.registry import SYSTEMS, find_recipe
 from lt.recipes.ship import LIMIT, shipping
 from lt.recipes.training import checkpoints
 from lt.recipes.training.checkpoints import Record
@@ -35,7 +35,7 @@ def test_a_shipped_run_is_whole_and_says_how_it_was_made(name):
     assert record.card and record.data and record.metrics and (folder / "log.jsonl").stat().st_size
     assert record.step == record.settings["train.steps"]
     checkpoints.read_tensors(folder, record, "model")  # the digest is checked here
-    recipe = find(record.system)
+    recipe = find_recipe(record.system)
     card = resolve(recipe.settings, read_card(recipe.folder / f"{record.preset}.yaml")).settings
     made_with = {key: _as_named(value) for key, value in record.settings.items()}
     assert differences(recipe.settings, made_with, flat(card)) == [], "`make weights` would make others"

@@ -10,7 +10,7 @@ import torch
 from lt.datagen.shards import LtError
 from lt.models.nn.captions import TOKENS
 from lt.recipes import words
-from lt.recipes.registry import find
+from lt.recipes.registry import find_recipe
 from lt.recipes.training import checkpoints
 from lt.recipes.training.checkpoints import Record
 from lt.recipes.training.loop import train
@@ -57,7 +57,7 @@ def test_a_run_goes_on_with_the_words_that_it_began_with(tmp_path, monkeypatch, 
     small += ["train.steps=2", "log.save_every=1", "log.keep=9", "log.tensorboard=false", "log.validate_every=9"]
 
     def go_on() -> dict[str, torch.Tensor]:
-        plan = make_plan(find("filip"), "tiny", overrides=small, out=tmp_path / "run")
+        plan = make_plan(find_recipe("filip"), "tiny", overrides=small, out=tmp_path / "run")
         assert train(plan, note=lambda line: None).status == "done"
         last = tmp_path / "run" / "checkpoints" / "step-00000002"
         return checkpoints.read_tensors(last, Record.load(last), "model")

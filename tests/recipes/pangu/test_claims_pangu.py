@@ -16,7 +16,7 @@ from lt.recipes.pangu import ledger, measures
 from lt.recipes.pangu.claims import HALF, HALF_LOW, STUDY, WHOLE
 from lt.recipes.pangu.measures import fine_energy
 from lt.recipes.pangu.miniature import HIGH, LOW, shrunk
-from lt.recipes.registry import find
+from lt.recipes.registry import find_recipe
 from lt.recipes.training import checkpoints
 from lt.recipes.training.loop import train
 from lt.recipes.training.plan import make_plan
@@ -137,7 +137,7 @@ def test_the_efficiency_table_of_any_shards(tmp_path, monkeypatch):
 def test_a_resolution_boost_is_trained_as_two_runs(here):
     def weights(out: str, *overrides: str) -> dict[str, torch.Tensor]:
         fixed = ("model.unet=tiny", "model.drop_small=true", "data.train=[data/figures-train-64px-40]")
-        plan = make_plan(find("pangu"), "tiny-whole", None, [*WORLD, *SHORT, *fixed, *overrides], here / out)
+        plan = make_plan(find_recipe("pangu"), "tiny-whole", None, [*WORLD, *SHORT, *fixed, *overrides], here / out)
         assert train(plan, note=lambda _: None).status == "done"
         return checkpoints.weights_of(checkpoints.restore(here / out, weights="model")[0])
 

@@ -99,7 +99,7 @@ def test_an_adapter_of_a_run_draws_with_the_other_generator(here):
 
 def test_what_must_be_as_in_the_base_is_taken_from_it(here, sd):
     def chosen(preset: str, *overrides: str):
-        return make_plan(registry.find("pangu"), preset, None, overrides).resolved
+        return make_plan(registry.find_recipe("pangu"), preset, None, overrides).resolved
 
     def taken(resolved) -> dict:
         return {key: flat(resolved.settings)[key] for key, who in resolved.origin.items() if who == "base"}
@@ -125,7 +125,7 @@ def test_rank_and_base_are_enough_and_the_base_may_move(here, tmp_path):
     def go_on() -> list[str]:
         notes: list[str] = []
         own = [*WORLD, *SHORT, "train.steps=2", "log.save_every=1", "lora.rank=2", f"lora.base={base}"]
-        assert train(make_plan(registry.find("pangu"), "tiny", None, own, out), notes.append).status == "done"
+        assert train(make_plan(registry.find_recipe("pangu"), "tiny", None, own, out), notes.append).status == "done"
         return notes
 
     go_on()

@@ -91,7 +91,7 @@ def plan_of(folder, monkeypatch):
         own += ["model.text=[chinese-clip,sdxl/text_encoder_2]", "model.text_length=12", "data.train=data"]
         own += ["data.validation=data", "train.steps=6", "train.batch=2", "train.warmup=1", "log.save_every=3"]
         own += ["log.tensorboard=false", "data.workers=0", "train.precision=fp32", "log.validate_every=6"]
-        return make_plan(registry.find("pangu"), "tiny", None, [*own, *overrides], folder / out)
+        return make_plan(registry.find_recipe("pangu"), "tiny", None, [*own, *overrides], folder / out)
 
     return plan
 
@@ -148,7 +148,7 @@ def test_what_does_not_fit_the_papers_network_is_named(plan_of):
 
 def true_size(preset: str) -> PanguObjective:
     """The objective of a paper card at its true shapes, on the meta device; autoencoder and encoders are thin but as wide."""
-    recipe = registry.find("pangu")
+    recipe = registry.find_recipe("pangu")
     settings = resolve(recipe.settings, read_card(recipe.folder / f"{preset}.yaml")).settings
     load_text_encoders(settings.model.text, 77, text_digest(settings.model.text))  # not on the meta device
     with torch.device("meta"):
@@ -187,7 +187,7 @@ def test_the_papers_cards_take_a_step_at_true_shapes(models, monkeypatch, preset
 def test_a_dry_run_without_the_pretrained_weights_counts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     notes: list[str] = []
-    found = dry_run(make_plan(registry.find("pangu"), "paper-texture"), notes.append)
+    found = dry_run(make_plan(registry.find_recipe("pangu"), "paper-texture"), notes.append)
     assert found.sizes == [Size("unet", 2_565_825_284, 2_565_825_284)] and found.seconds_per_step is None
     assert found.memory == 5 * 4 * 2_565_825_284, "weights, gradients, two states, moving average"
     forward = multiply_adds(PANGU, 64, 64, 77)

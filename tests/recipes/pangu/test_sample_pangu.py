@@ -199,7 +199,7 @@ def test_a_branch_of_another_generator_is_refused(here):
         open_painter(locate_runs([str(whole), "runs/pangu-tiny-pose"]))
     assert open_painter(locate_runs([str(whole)])).controls == ()
     other = here / "runs" / "other"
-    plan = make_plan(registry.find("pangu"), "tiny", None, [*WORLD, *SHORT, "train.seed=1"], other)
+    plan = make_plan(registry.find_recipe("pangu"), "tiny", None, [*WORLD, *SHORT, "train.seed=1"], other)
     train(plan, note=lambda _: None)
     with pytest.raises(LtError, match="pose branch was trained for another structure generator"):
         open_painter(locate_runs([str(other), TINY[1], "runs/pangu-tiny-pose"]))

@@ -16,7 +16,7 @@ from lt.recipes.diffusion import autoencoders
 from lt.recipes.draw.painters import open_painter
 from lt.recipes.pangu.objective import restore
 from lt.recipes.pangu.painters import locate_runs
-from lt.recipes.registry import usual_run
+from lt.recipes.registry import UsualRun
 from lt.recipes.ship import ship
 from lt.recipes.training import checkpoints
 
@@ -27,7 +27,7 @@ RUNS = ("vae-tiny", "pangu-tiny", "pangu-tiny-texture", "pangu-tiny-pose")
 def recipes(here, tmp_path, monkeypatch) -> Path:
     """A folder of recipes in which the runs of `here` are shipped."""
     monkeypatch.setattr(shipped, "weights_folder", lambda system: tmp_path / system / "weights")
-    monkeypatch.setattr(module, "shipping", lambda: {name: usual_run(*name.split("-", 1)) for name in RUNS})
+    monkeypatch.setattr(module, "shipping", lambda: {name: UsualRun(*name.split("-", 1)) for name in RUNS})
     for name in RUNS:
         ship(Path("runs") / name, shipped.weights_folder("pangu") / name)
     return tmp_path

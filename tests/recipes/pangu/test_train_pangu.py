@@ -50,7 +50,7 @@ def test_generators_learn_their_part_at_their_size(here):
 
 def test_texture_learns_from_windows_of_whole_pictures(here):
     (cache,) = cached([str(figures("test", 8, 64, print))], [picture_stage("runs/vae-tiny", 64, 64, 64)], print)
-    settings = make_plan(registry.find("pangu"), "tiny-texture").settings
+    settings = make_plan(registry.find_recipe("pangu"), "tiny-texture").settings
     row = PanguObjective(settings).example()
     sample = next(iter(open_shards(cache)))
     whole = sample["latent.npy"]
@@ -61,7 +61,7 @@ def test_texture_learns_from_windows_of_whole_pictures(here):
         assert sum(np.array_equal(window, whole[:, y : y + 12, x : x + 12]) for y, x in places) == 1
     assert restore(Path("runs/pangu-tiny-texture")).settings.model.kept == (64, 64)
     with pytest.raises(UsageError, match="windows are for the texture generator"):
-        make_plan(registry.find("pangu"), "tiny", None, ["model.windows=true"])
+        make_plan(registry.find_recipe("pangu"), "tiny", None, ["model.windows=true"])
 
 
 def test_the_fixed_loss_depends_on_the_weights_alone(here):
@@ -112,7 +112,7 @@ def test_branches_of_computed_controls_learn_from_both_worlds(here, control):
 def test_a_run_continues_where_it_was(here):
     notes: list[str] = []
     out = here / "runs" / "short"
-    plan = make_plan(registry.find("pangu"), "tiny", None, [*WORLD, *SHORT], out)
+    plan = make_plan(registry.find_recipe("pangu"), "tiny", None, [*WORLD, *SHORT], out)
     assert train(plan, notes.append).status == "done"
     same = Record.load(checkpoints.chosen(out)).files
     assert same == Record.load(checkpoints.chosen(Path("runs/pangu-tiny"))).files, "the same run anew, bit for bit"
@@ -157,11 +157,11 @@ def test_an_exported_generator_opens_with_diffusers_and_draws(here, tmp_path):
 def test_frozen_encoders_are_read_from_the_cache(here, tmp_path):
     clip = write_clip(tmp_path / "clip")
     small = ("world.scenes=0", "train.steps=3", f"model.text=[{clip}]", "model.text_length=8")
-    plan = make_plan(registry.find("pangu"), "tiny", None, [*WORLD, *SHORT, *small], tmp_path / "run")
+    plan = make_plan(registry.find_recipe("pangu"), "tiny", None, [*WORLD, *SHORT, *small], tmp_path / "run")
     with pytest.raises(LtError, match="32 wide, the U-Net reads 64"):
         train(plan, [].append)
     pair = ("world.scenes=0", "train.steps=3", f"model.text=[{clip},{clip}]", "model.text_length=8")
-    plan = make_plan(registry.find("pangu"), "tiny", None, [*WORLD, *SHORT, *pair], tmp_path / "pair")
+    plan = make_plan(registry.find_recipe("pangu"), "tiny", None, [*WORLD, *SHORT, *pair], tmp_path / "pair")
     assert train(plan, [].append).status == "done"
     objective = restore(tmp_path / "pair")
     assert isinstance(objective, PanguObjective) and "text" not in objective.modules
@@ -172,7 +172,7 @@ def test_frozen_encoders_are_read_from_the_cache(here, tmp_path):
 
 def test_wrong_calls_are_named(here):
     with pytest.raises(UsageError, match="control and base go together"):
-        make_plan(registry.find("pangu"), "tiny", None, ["model.control=pose"])
+        make_plan(registry.find_recipe("pangu"), "tiny", None, ["model.control=pose"])
     with pytest.raises(LtError, match=r"There is no autoencoder in runs/vae-tinny"):
         run("pangu", "tiny", "model.autoencoder=runs/vae-tinny")
     with pytest.raises(LtError, match="is a checkpoint of pangu, not an autoencoder"):
@@ -180,7 +180,7 @@ def test_wrong_calls_are_named(here):
     with pytest.raises(LtError, match="is a checkpoint of vae, not of pangu"):
         restore(Path("runs/vae-tiny"))
     wrong = [*WORLD, *SHORT, "model.base=runs/pangu-tiny-texture", "model.generator=structure"]
-    plan = make_plan(registry.find("pangu"), "tiny-pose", None, wrong, here / "runs" / "wrong")
+    plan = make_plan(registry.find_recipe("pangu"), "tiny-pose", None, wrong, here / "runs" / "wrong")
     with pytest.raises(LtError, match="no structure generator at 64 pixels"):
         train(plan, [].append)
 
@@ -188,16 +188,16 @@ def test_wrong_calls_are_named(here):
 def test_what_a_run_builds_on_is_trained_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LT_HOME", str(tmp_path / "home"))
-    plan = make_plan(registry.find("pangu"), "tiny-pose", None, [*WORLD, "train.batch=4"])
+    plan = make_plan(registry.find_recipe("pangu"), "tiny-pose", None, [*WORLD, "train.batch=4"])
     first = missing_first(plan)
     assert [str(one.out) for one in first] == ["runs/vae-tiny", "runs/pangu-tiny"]
     assert all(one.settings.world.figures == 40 and one.settings.data.workers == 0 for one in first)
     assert [one.settings.train.batch for one in first] == [16, 16], "only the data is handed on"
-    longer = missing_first(make_plan(registry.find("pangu"), "long-pose"))
+    longer = missing_first(make_plan(registry.find_recipe("pangu"), "long-pose"))
     assert [str(one.out) for one in longer] == ["runs/vae-long", "runs/pangu-long", "runs/pangu-longer"]
-    own = make_plan(registry.find("pangu"), "tiny-pose", None, ["model.autoencoder=a", "model.base=b"])
+    own = make_plan(registry.find_recipe("pangu"), "tiny-pose", None, ["model.autoencoder=a", "model.base=b"])
     assert missing_first(own) == [] and completing(own) == []
-    after = completing(make_plan(registry.find("pangu"), "tiny", None, WORLD))
+    after = completing(make_plan(registry.find_recipe("pangu"), "tiny", None, WORLD))
     assert [str(one.out) for one in after] == [f"runs/pangu-tiny-{part}" for part in ("texture", "pose", "edge")]
     assert all(one.settings.world.figures == 40 and one.settings.train.steps > 1000 for one in after)
     assert completing(plan) == [], "whoever changes a run's training wants that run alone"
