@@ -9,14 +9,10 @@ def doctor(as_json: bool = JsonOption) -> None:
     """Show what works on this machine: device, memory, extras, backends, weights, data."""
     from lt.recipes.doctor import examine
 
-    report = examine()
+    findings = examine()
     if as_json:
-        print_json(report.as_json())
+        print_json([vars(finding) for finding in findings])
         return
-    _show(report)
-
-
-def _show(report) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -25,7 +21,7 @@ def _show(report) -> None:
     for _ in range(4):
         table.add_column(overflow="fold")
     topic = ""
-    for finding in report.findings:
+    for finding in findings:
         if finding.topic != topic and topic:
             table.add_row("")
         remedy = f"\n[dim]{escape(finding.remedy)}[/]" if finding.remedy else ""

@@ -236,7 +236,8 @@ def resolve(
     try:
         return Resolved(kind.model_validate(_nest(values)), card, origin)
     except ValidationError as error:
-        raise UsageError(*_explain(error, origin)) from None
+        fault = f"Setting {first_fault(error, origin)}."
+        raise UsageError(fault, "`lt train NAME --show` prints every setting.") from None
 
 
 def fields_of(kind: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
@@ -320,11 +321,14 @@ def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _explain(error: ValidationError, origin: Mapping[str, str]) -> tuple[str, str]:
+def first_fault(error: ValidationError, told: Mapping[str, str] = {}) -> str:
+    """The first thing that is wrong: `train.lr = -1 (from --set): Input should be greater than 0`.
+
+    Args:
+        told: who said what, by key: value and origin are named for these.
+    """
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
-    setting = next((known for known in origin if key == known or key.startswith(known + ".")), "")
-    reason = first["msg"].removeprefix("Value error, ")
-    where = f" (from {origin[setting]})" if setting else ""
-    shown = f" = {first['input']!r}" if setting else ""
-    return f"Setting {key}{shown}{where}: {reason}.", "`lt train NAME --show` prints every setting."
+    said = next((who for known, who in told.items() if f"{key}.".startswith(f"{known}.")), "")
+    shown = f" = {first['input']!r} (from {said})" if said else ""
+    return f"{key}{shown}: {first['msg'].removeprefix('Value error, ')}"

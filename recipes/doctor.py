@@ -4,12 +4,13 @@ import os
 import platform
 import shutil
 import sys
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, requires, version
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from lt.datagen.cores import cores
 
@@ -35,17 +36,9 @@ class Finding:
     remedy: str = ""
 
 
-@dataclass
-class Report:
-    findings: list[Finding] = field(default_factory=list)
-
-    def as_json(self) -> list[dict[str, Any]]:
-        return [asdict(finding) for finding in self.findings]
-
-
-def examine() -> Report:
+def examine() -> list[Finding]:
     """Look at everything. Takes a few seconds where torch is installed, since only torch knows the devices."""
-    return Report([*machine(), *devices(), *extras(), *backends(), *systems(), *weights(), *data_sets()])
+    return [*machine(), *devices(), *extras(), *backends(), *systems(), *weights(), *data_sets()]
 
 
 def machine() -> list[Finding]:
@@ -86,14 +79,10 @@ def extras() -> list[Finding]:
 
 def extra_requirements() -> dict[str, list[Requirement]]:
     """Extra name to what it asks for, with references to our own extras resolved."""
-    own: dict[str, list[Requirement]] = {}
-    for text in requires(DISTRIBUTION) or []:
-        requirement = Requirement(text)
-        marker = str(requirement.marker or "")
-        if "extra ==" in marker:
-            extra = marker.split("extra ==")[1].strip().strip("'\"")
-            own.setdefault(extra, []).append(requirement)
-    return {name: _resolve(name, own) for name in own}
+    known = [one for text in requires(DISTRIBUTION) or [] if (one := Requirement(text)).marker]
+    extras = metadata(DISTRIBUTION).get_all("Provides-Extra") or []
+    own = {extra: [one for one in known if one.marker and one.marker.evaluate({"extra": extra})] for extra in extras}
+    return {extra: _resolve(extra, own) for extra in own}
 
 
 def _resolve(name: str, own: dict[str, list[Requirement]]) -> list[Requirement]:
@@ -108,18 +97,13 @@ def _resolve(name: str, own: dict[str, list[Requirement]]) -> list[Requirement]:
 
 def extra_that_brings(module: str, verb: str) -> str | None:
     """The extra to install when the import of `module` fails under `lt VERB`; None if no extra of ours brings it."""
-    wanted = _normal(_DISTRIBUTION_OF.get(module.partition(".")[0], module.partition(".")[0]))
-    bringing = [
-        name for name, needed in extra_requirements().items() if wanted in {_normal(one.name) for one in needed}
-    ]
-    bringing = [name for name in bringing if name != "all"]
+    package = module.partition(".")[0]
+    wanted = canonicalize_name(_DISTRIBUTION_OF.get(package, package))
+    needed = {name: {canonicalize_name(one.name) for one in its} for name, its in extra_requirements().items()}
+    bringing = [name for name in needed if name != "all" and wanted in needed[name]]
     if (usual := _EXTRA_OF_VERB.get(verb, "train")) in bringing:
         return usual
     return bringing[0] if bringing else None
-
-
-def _normal(name: str) -> str:
-    return name.lower().replace("_", "-")
 
 
 def _extra(name: str, needed: list[Requirement]) -> Finding:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from lt.datagen.shards.errors import LtError
 from lt.datagen.shards.storage import TEMP_MARK, digest_of, digest_of_file, write_error, write_json
-from lt.recipes.config import Card, Settings, differences, flat, resolve
+from lt.recipes.config import Card, Settings, differences, first_fault, flat, resolve
 from lt.recipes.shipped import located
 from lt.recipes.training.objective import Objective
 from lt.recipes.training.parallel import like, whole
@@ -91,12 +91,9 @@ class Record(BaseModel):
             raise LtError(
                 f"{checkpoint} is no checkpoint: it has no {RECORD}.", "Name a folder step-NNNNNNNN."
             ) from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise LtError(f"{checkpoint / RECORD} is damaged: {where}: {first['msg']}.", "Remove the folder.") from None
         except ValueError as error:
-            raise LtError(f"{checkpoint / RECORD} is damaged: {error}.", "Remove the folder.") from None
+            what = first_fault(error) if isinstance(error, ValidationError) else error
+            raise LtError(f"{checkpoint / RECORD} is damaged: {what}.", "Remove the folder.") from None
 
 
 def digest_of_weights(record: Record) -> str:
@@ -146,18 +143,13 @@ def save(folder: Path, record: Record, tensors: Mapping[str, Mapping[str, Tensor
 def write(folder: Path, record: Record, tensors: Mapping[str, Mapping[str, Tensor]], words: Sequence[str] = ()) -> None:
     """Write a checkpoint's files into an empty folder, the record last; see `save`."""
     for stem, named in tensors.items():
-        write_tensors(folder / f"{stem}.safetensors", named)
+        save_file(dict(named), folder / f"{stem}.safetensors")
+        with (folder / f"{stem}.safetensors").open("rb") as file:
+            os.fsync(file.fileno())
     if words:
         (folder / WORDS).write_text("\n".join(words) + "\n", encoding="utf-8")
     files = {path.name: digest_of_file(path) for path in sorted(folder.iterdir())}
     write_json(folder / RECORD, record.model_copy(update={"files": files}).model_dump(mode="json"))
-
-
-def write_tensors(path: Path, named: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file and wait until it is on the disk."""
-    save_file(dict(named), path)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def all_checkpoints(folder: Path) -> list[Path]:

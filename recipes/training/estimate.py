@@ -5,7 +5,7 @@ two small batches (bytes of all saved tensors that are no weights) and extrapola
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -44,23 +44,9 @@ class Estimate:
     multiply_adds_per_step: float | None = None
 
     @property
-    def state(self) -> int:
-        """Bytes that stay the whole run."""
-        return self.weights + self.gradients + self.optimizer + self.ema
-
-    @property
     def memory(self) -> int:
         """Bytes at the peak, as far as they are known."""
-        return self.state + (self.activations or 0)
-
-
-def sizes(objective: Objective) -> list[Size]:
-    """Parameters per module; those of `frozen` helpers count as not trained."""
-    trained = [
-        Size(name, _count(module.parameters()), _count(p for p in module.parameters() if p.requires_grad))
-        for name, module in objective.modules.items()
-    ]
-    return [*trained, *(Size(name, _count(module.parameters()), 0) for name, module in objective.frozen.items())]
+        return self.weights + self.gradients + self.optimizer + self.ema + (self.activations or 0)
 
 
 def _count(parameters: Iterable[Tensor]) -> int:
@@ -69,7 +55,11 @@ def _count(parameters: Iterable[Tensor]) -> int:
 
 def counted(objective: Objective, train: TrainSettings, ranks: int) -> Estimate:
     """What can be known without running anything, per rank."""
-    rows = sizes(objective)
+    rows = [
+        Size(name, _count(module.parameters()), _count(p for p in module.parameters() if p.requires_grad))
+        for name, module in objective.modules.items()
+    ]
+    rows += [Size(name, _count(module.parameters()), 0) for name, module in objective.frozen.items()]
     modules = [*objective.modules.values(), *objective.frozen.values()]
     tensors = [tensor for module in modules for tensor in [*module.parameters(), *module.buffers()]]
     weights = sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())
@@ -135,7 +125,7 @@ def _probe_turn(objective: Objective, batch: Batch, turn: Turn) -> tuple[int, fl
             held[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    wait = _synchronizer(batch)
+    wait = torch.accelerator.synchronize if torch.accelerator.is_available() else lambda: None
     wait()
     start = time.perf_counter()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -146,11 +136,6 @@ def _probe_turn(objective: Objective, batch: Batch, turn: Turn) -> tuple[int, fl
     for module in objective.modules.values():
         module.zero_grad(set_to_none=True)
     return sum(held.values()), seconds / turn.every
-
-
-def _synchronizer(batch: Batch) -> Callable[[], None]:
-    device = next((value.device for value in batch.values() if isinstance(value, Tensor)), torch.device("cpu"))
-    return (lambda: None) if device.type == "cpu" else torch.accelerator.synchronize
 
 
 def available(device: torch.device) -> int:

@@ -14,8 +14,8 @@ from lt.datagen.shards import LtError
 from lt.recipes.training.order import Order, Place, generator
 
 
-class GroupedOrder:
-    """The order of a run whose batches hold one group each; used as an `Order` is.
+class GroupedOrder(Order):
+    """The order of a run whose batches hold one group each.
 
     Args:
         groups: the group of every sample, int [samples], one array a shard; as `ShardSet.groups` gives them.
@@ -27,7 +27,8 @@ class GroupedOrder:
     """
 
     def __init__(self, groups: Sequence[np.ndarray], batch: int, seed: int = 0, window: int = 8192):
-        self.groups, self.batch, self.seed, self.window = list(groups), batch, seed, window
+        super().__init__([len(shard) for shard in groups], seed, window)
+        self.groups, self.batch = list(groups), batch
         names = np.unique(np.concatenate(self.groups))
         self._members = [[np.flatnonzero(shard == name) for shard in self.groups] for name in names]
         self._orders = [Order([len(found) for found in members], seed, window) for members in self._members]
@@ -55,10 +56,6 @@ class GroupedOrder:
         """Which sample of the same group stands in for a bad one at `position`; another one for each attempt."""
         group, epoch, _ = self._locate(position)
         return self._place(group, self._orders[group].substitute(position, attempt))._replace(epoch=epoch)
-
-    def augmentation(self, place: Place) -> np.random.Generator:
-        """The generator for a sample's augmentation, as in `Order`."""
-        return self._orders[0].augmentation(place)
 
     def _locate(self, position: int) -> tuple[int, int, int]:
         """(group, epoch, place in the group's own epoch)."""

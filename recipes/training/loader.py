@@ -3,7 +3,6 @@
 A bad sample (undecodable, damaged, refused by the system's `Example`) keeps its place in the order, but a substitute is shown
 there: another one of the set, drawn from (seed, position, attempt). So batches stay full, every good sample is still seen exactly
 once per epoch in its own place, and a resumed run meets the same substitutes. Each bad one is counted and logged with its key.
-
 """
 
 import multiprocessing
@@ -21,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lt.datagen.shards import LtError, Sample, SampleError, ShardError
 from lt.recipes.training.objective import Batch, Example
-from lt.recipes.training.order import Ordering, Place
+from lt.recipes.training.order import Order, Place
 from lt.recipes.training.shards import ShardSet
 
 SUBSTITUTES = 32
@@ -38,39 +37,29 @@ class Bad:
     detail: str = ""
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """An error that ends the run, on its way from a worker to the training process."""
-
-    message: str
-    hint: str
-
-
 @dataclass
 class Examples(Dataset):
     """What loader workers run: positions to a collated batch. `replace` is off in validation: bad samples are left out."""
 
     shards: ShardSet
-    order: Ordering
+    order: Order
     example: Example
     replace: bool = True
     _bad: list[Bad] = field(default_factory=list)
 
-    def __getitems__(self, positions: Sequence[int]) -> "Batch | _Failure":
-        self._bad = []
+    def __getitem__(self, positions: Sequence[int]) -> Batch | LtError:
+        """A batch, or the error that ends the run, on its way from a worker to the training process."""
         try:
-            rows = [row for position in positions if (row := self._row(position)) is not None]
+            return self.fetch(positions)
         except LtError as error:
-            return _Failure(error.message, error.hint)
-        batch = default_collate(rows) if rows else {"key": []}
-        return {**batch, "bad": self._bad}
+            return error
 
     def fetch(self, positions: Sequence[int]) -> Batch:
-        """A batch, made in this process. Raises LtError where `__getitems__` returns a failure."""
-        batch = self.__getitems__(positions)
-        if isinstance(batch, _Failure):
-            raise LtError(batch.message, batch.hint)
-        return batch
+        """A batch. Raises LtError where the data, not a sample, is broken."""
+        self._bad = []
+        rows = [row for position in positions if (row := self._row(position)) is not None]
+        batch = default_collate(rows) if rows else {"key": []}
+        return {**batch, "bad": self._bad}
 
     def _row(self, position: int) -> Mapping[str, Any] | None:
         place = self.order(position)
@@ -110,7 +99,7 @@ def _patiently(shards: ShardSet, place: Place) -> Sample:
 
 def training_loader(
     examples: Examples, slices: Iterable[Sequence[int]], workers: int, prefetch: int, pin: bool
-) -> "Iterator[Batch]":
+) -> Iterator[Batch]:
     """Batches for the given positions, one after the other, made by `workers` processes."""
     return _opened(_loader(examples, slices, workers, prefetch, pin))
 
@@ -143,26 +132,24 @@ class Validation:
 
 
 def _loader(examples: Examples, slices: Any, workers: int, prefetch: int, pin: bool) -> DataLoader:
-    if not workers:
-        return DataLoader(examples, batch_sampler=slices, collate_fn=_as_is, pin_memory=pin)
     return DataLoader(
         examples,
-        batch_sampler=slices,
-        collate_fn=_as_is,
+        batch_size=None,
+        sampler=slices,
         pin_memory=pin,
         num_workers=workers,
-        prefetch_factor=prefetch,
-        persistent_workers=True,
+        prefetch_factor=prefetch if workers else None,
+        persistent_workers=bool(workers),
         worker_init_fn=_follow,
-        multiprocessing_context=_processes(examples.example),
+        multiprocessing_context=_processes(examples.example) if workers else None,
     )
 
 
 def _opened(loader: DataLoader) -> Iterator[Batch]:
     try:
         for batch in loader:
-            if isinstance(batch, _Failure):
-                raise LtError(batch.message, batch.hint)
+            if isinstance(batch, LtError):
+                raise batch
             yield batch
     except RuntimeError as error:
         if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
@@ -171,10 +158,6 @@ def _opened(loader: DataLoader) -> Iterator[Batch]:
             f"A loader worker died ({str(error).splitlines()[0]}).",
             "Often the memory is full: fewer workers (--set data.workers=1). The same command continues.",
         ) from error
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
 
 
 def _follow(worker: int) -> None:

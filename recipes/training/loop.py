@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from statistics import fmean
 from typing import cast
 
 import torch
@@ -131,7 +132,8 @@ class Loop:
         self.stopping = False
         self.lag = 0 if run.device.type == "cpu" else 1  # a GPU works on while the metrics of the step before are read
         self.first, self.began = run.step, time.perf_counter()
-        self.clock = Clock()
+        self.waited: list[float] = []
+        self.computed: list[float] = []  # seconds of the steps since the last line of the log
 
     def go(self) -> Outcome:
         """Run the steps that are left."""
@@ -162,10 +164,9 @@ class Loop:
         return training_loader(run.examples, slices, data.workers, data.prefetch, pin=run.device.type == "cuda")
 
     def _step(self, batches: Iterator[Batch]) -> None:
-        run = self.run
-        self.clock.start()
+        run, start = self.run, time.perf_counter()
         parts = [next(batches) for _ in range(self.train.batch // run.ranks // run.micro)]
-        self.clock.fetched()
+        self.waited.append(time.perf_counter() - start)
         bad = [sample for part in parts for sample in part.pop("bad")]
         self.pending.append(self._learn(parts, bad))
         run.step += 1
@@ -173,10 +174,10 @@ class Loop:
         validate = run.step % self.every.validate_every == 0 or run.step == self.train.steps
         save = validate or run.step % self.every.save_every == 0
         self._settle(0 if log or save else self.lag)
-        self.clock.stop()
+        self.computed.append(time.perf_counter() - start - self.waited[-1])
         self._tell()
         if log:
-            self.log.metrics("train", run.step, {**self.metrics, **self.clock.read(self.train.batch)})
+            self.log.metrics("train", run.step, {**self.metrics, **self._speed()})
         if save:
             run.save(self._validate().score if validate and run.validation else None)
 
@@ -255,6 +256,12 @@ class Loop:
         self.log.pictures(run.step, report.pictures)
         return report
 
+    def _speed(self) -> dict[str, float]:
+        """Seconds a step spent waiting for data and computing, and samples per second; starts anew."""
+        data, compute = fmean(self.waited), fmean(self.computed)
+        self.waited, self.computed = [], []
+        return {"data_s": data, "compute_s": compute, "samples_per_s": self.train.batch / (data + compute)}
+
     def _tell(self) -> None:
         seconds = max(time.perf_counter() - self.began, 1e-9)
         done, left = self.run.step - self.first, self.train.steps - self.run.step
@@ -271,31 +278,3 @@ def memory_explained(micro: int) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         hint = f"Use smaller micro-batches: --set train.micro={max(1, micro // 2)}. The same command with it continues."
         raise LtError(f"The device's memory is full: {str(error).splitlines()[0]}", hint) from error
-
-
-class Clock:
-    """Seconds spent waiting for data and computing, per step since the last reading."""
-
-    def __init__(self) -> None:
-        self._data = self._compute = 0.0
-        self._steps = 0
-
-    def start(self) -> None:
-        self._mark = time.perf_counter()
-
-    def fetched(self) -> None:
-        self._data += self._lap()
-
-    def stop(self) -> None:
-        self._compute += self._lap()
-        self._steps += 1
-
-    def read(self, batch: int) -> dict[str, float]:
-        """`data_s` and `compute_s` per step, and samples per second; starts anew."""
-        data, compute = self._data / self._steps, self._compute / self._steps
-        self.__init__()
-        return {"data_s": data, "compute_s": compute, "samples_per_s": batch / (data + compute)}
-
-    def _lap(self) -> float:
-        before, self._mark = self._mark, time.perf_counter()
-        return self._mark - before

@@ -13,7 +13,7 @@ perfect shuffle.
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,15 +26,6 @@ class Place(NamedTuple):
     epoch: int
     shard: int
     index: int
-
-
-class Ordering(Protocol):
-    """A position in a run's order to the sample that lies there, as a pure function."""
-
-    def __len__(self) -> int: ...
-    def __call__(self, position: int) -> Place: ...
-    def substitute(self, position: int, attempt: int) -> Place: ...
-    def augmentation(self, place: Place) -> np.random.Generator: ...
 
 
 class Order:

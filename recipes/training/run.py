@@ -1,6 +1,5 @@
 """One run on one rank: what it consists of, how it is set up, saved and taken up again. `loop.py` makes it move."""
 
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,8 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, set_seed
 
 from lt.recipes.config import flat
 from lt.recipes.training import checkpoints, estimate
@@ -17,12 +15,10 @@ from lt.recipes.training.checkpoints import Record
 from lt.recipes.training.ema import Ema
 from lt.recipes.training.grouped import GroupedOrder
 from lt.recipes.training.loader import Examples, Validation
-from lt.recipes.training.order import Order, Ordering, micro_size
+from lt.recipes.training.order import Order, micro_size
 from lt.recipes.training.parallel import make_accelerator, place
 from lt.recipes.training.plan import RunPlan, open_data, with_length
 from lt.recipes.training.players import make_sides, turns_of
-
-Found = tuple[Path, Record]
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,8 @@ class Run:
         self.train = self.settings.train
         self.micro = micro_size(self.train.batch, self.train.micro, self.ranks)
         self.folder = plan.out / "checkpoints"
-        self.step = 0
+        self.step = self.bad = 0
+        self.metrics: dict[str, float] = {}
         self.note(f"  data: {self._extent()}")
 
     def _headline(self, plan: RunPlan) -> str:
@@ -81,7 +78,7 @@ class Run:
         extent = f"{samples:,} samples in {shards:,} shard{'' if shards == 1 else 's'}"
         return f"{self.data.where}, {extent}, shuffled {how}; {epochs:.3g} epochs"
 
-    def find(self) -> Found | None:
+    def find(self) -> tuple[Path, Record] | None:
         """The checkpoint to continue from, checked against this run; rank 0 chooses for all."""
         shared = [str(checkpoints.latest(self.folder) or "")]
         broadcast_object_list(shared)
@@ -92,7 +89,7 @@ class Run:
         checkpoints.check(record, self.plan.recipe.name, self.settings, self.data.train.digest, path)
         return path, record
 
-    def build(self, found: Found | None = None) -> None:
+    def build(self, found: tuple[Path, Record] | None = None) -> None:
         """The objective with its random weights on the device; for the words of the checkpoint that it takes up."""
         seed_all(self.train.seed, 0, 0)
         settings = checkpoints.with_words(self.settings, *found) if found else self.settings
@@ -100,7 +97,7 @@ class Run:
         place(self.objective, self.device)
         self.examples = Examples(self.data.train, self._order(), self.objective.example())
 
-    def _order(self) -> Ordering:
+    def _order(self) -> Order:
         shards, seed, window = self.data.train, self.train.seed, self.settings.data.window
         if self.objective.group_of is None:
             return Order(shards.sizes, seed, window)
@@ -121,7 +118,7 @@ class Run:
             self.note(f"  {line}")
         return found
 
-    def start(self, found: Found | None) -> None:
+    def start(self, found: tuple[Path, Record] | None) -> None:
         """Make everything the loop needs; take up the checkpoint's state, or announce a fresh start."""
         self.build(found)
         if found:
@@ -132,8 +129,8 @@ class Run:
         self.sides = make_sides(self.objective, self.accelerator, self.train, losses)  # which may shard the weights
         self.weights = checkpoints.weights_of(self.objective)
         averaged = self.objective.averaged or self.objective.modules
-        trained = {name: weight for name, weight in self.weights.items() if weight.requires_grad}
-        kept = {name: weight for name, weight in trained.items() if name.split(".")[0] in averaged}
+        trained = [name for name, weight in self.weights.items() if weight.requires_grad]
+        kept = {name: self.weights[name] for name in trained if name.split(".")[0] in averaged}
         self.turns = turns_of(self.objective)
         self.parallel = next(iter(self.sides.values())).parallel
         self.ema = Ema(kept) if self.train.ema or self.train.ema_kimg else None
@@ -144,7 +141,6 @@ class Run:
             checkpoints.sweep(self.folder)
 
     def _begin(self) -> None:
-        self.bad, self.metrics = 0, {}
         self.objective.pretrained()
         if self.train.init:
             where = Path(self.train.init)
@@ -237,6 +233,4 @@ class Run:
 def seed_all(seed: int, step: int, rank: int) -> None:
     """Seed Python's, numpy's and torch's generators for one step of one rank."""
     number = int(np.random.SeedSequence((seed, 4, step, rank)).generate_state(1, np.uint32)[0])
-    random.seed(number)
-    np.random.seed(number)
-    torch.manual_seed(number)
+    set_seed(number)
