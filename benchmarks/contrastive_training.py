@@ -141,7 +141,7 @@ def our_loader(data: Path, steps: int) -> Iterator[Any]:
 
     recipe = registry.find_recipe("filip")
     settings = resolve(recipe.settings, None, [f"text.length={LENGTH}"]).settings
-    shards = ShardSet.of([str(data)])
+    shards = ShardSet([str(data)])
     examples = Examples(shards, Order(shards.sizes), recipe.objective(settings).example())
     return training_loader(
         examples, iter([range(s * BATCH, (s + 1) * BATCH) for s in range(steps + WARM)]), 1, 2, False

@@ -1,62 +1,42 @@
 """`lt train`: train a system on shards; the same command again continues, and says when there is nothing to do."""
 
 import json
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from lt.cli.output import JsonOption, note, print_json, progress_bars
+from lt.cli.output import note, print_json, progress_bars
 from lt.cli.verbs import Systems
 
 if TYPE_CHECKING:
-    from lt.recipes.config import Section
-    from lt.recipes.system import System, TrainOptions
+    from lt.recipes.system import TrainOptions
     from lt.recipes.training.loop import Outcome, Progress
     from lt.recipes.training.plan import RunPlan
 
 
-def train(
-    name: str,
-    own: "TrainOptions",
-    data: list[str] = typer.Option(
-        [], "--data", help="Shards: folder, tar, pattern or URL; may be repeated.", show_default="the built-in world"
-    ),
-    preset: str = typer.Option(None, "--preset", help="tiny | paper | another card.", show_default="as fits"),
-    card: Path = typer.Option(None, "--card", help="A card of your own, in YAML.", show_default=False),
-    settings: list[str] = typer.Option([], "--set", help="A setting, as train.lr=3e-4; see --show."),
-    steps: int = typer.Option(None, "--steps", min=1, help="Short for --set train.steps=N.", show_default=False),
-    seed: int = typer.Option(None, "--seed", min=0, help="Short for --set train.seed=N.", show_default=False),
-    out: Path = typer.Option(None, "--out", help="Folder of the run.", show_default="runs/<system>-<preset>"),
-    resume: bool = typer.Option(False, "--resume", help="Insist on a checkpoint to continue (it is used in any case)."),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Print parameters, memory and time, and stop."),
-    show: bool = typer.Option(False, "--show", help="Print the settings with a line on each, and stop."),
-    export: Path = typer.Option(
-        None, "--export", help="Write the run's model for other libraries (ONNX, transformers ...) here, and stop."
-    ),
-    as_json: bool = JsonOption,
-) -> None:
-    """Train `name`, whose own options are `own`."""
-    from lt.recipes import registry
+def train(name: str, options: "TrainOptions", as_json: bool) -> None:
+    """Train a system."""
+    from lt.recipes.registry import find_recipe
     from lt.recipes.training.parallel import leave_ranks
     from lt.recipes.training.plan import completing, make_plan, missing_first
 
-    given = {"data.train": json.dumps(data) if data else None, "train.steps": steps, "train.seed": seed}
-    overrides = [f"{key}={value}" for key, value in given.items() if value is not None] + settings
-    plan = make_plan(registry.find_recipe(name), own.preset(preset), card, overrides, out)
-    if show:
+    data = json.dumps(options.data) if options.data else None
+    given = {"data.train": data, "train.steps": options.steps, "train.seed": options.seed}
+    overrides = [f"{key}={value}" for key, value in given.items() if value is not None] + options.settings
+    plan = make_plan(find_recipe(name), options.card_name, options.card, overrides, options.out)
+    if options.show:
         _show(plan, as_json)
-    elif dry_run:
+    elif options.dry_run:
         _dry_run(plan, as_json)
-    elif export:
-        _export(plan, export)
+    elif options.export:
+        _export(plan, options.export)
     else:
         for first in missing_first(plan):
             note(f"{plan.out} builds on {first.out}, which is trained first:")
             _train(first, resume=False, as_json=False)
-        _train(plan, resume, as_json)
+        _train(plan, options.resume, as_json)
         for further in completing(plan):
             note(f"{further.out} makes {plan.recipe.name} whole:")
             _train(further, resume=False, as_json=False)
@@ -66,12 +46,9 @@ def train(
 class Training(Systems):
     """`lt train NAME`."""
 
-    function = staticmethod(train)
     part = "recipe"
     example = "lt train {} --set train.lr=3e-4"
-
-    def does(self, name: str, system: "System") -> "tuple[Callable[..., None], type[Section]]":
-        return lambda own, **values: train(name, own, **values), system.train
+    run = staticmethod(train)
 
 
 app = typer.Typer(

@@ -5,7 +5,7 @@ with choices where it is a Literal, with the limits that it has.
 """
 
 from collections.abc import Callable, Iterable
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -16,7 +16,7 @@ from lt.cli.output import JsonOption, note, print_json, print_table
 
 if TYPE_CHECKING:
     from lt.recipes.config import Section
-    from lt.recipes.system import Answer, Job, System, Verb
+    from lt.recipes.system import Answer, Job, Verb
 
 DevicesOption = typer.Option(
     "auto",
@@ -64,35 +64,28 @@ class Verbs(TyperGroup):
 
 
 class Systems(Verbs):
-    """The systems under a verb that treats all alike: each takes the verb's own options and those that the system adds.
+    """The systems under a verb that treats all alike. The `System` has a section of options under the verb's name.
 
     Attributes:
         part: what a system must have.
-        function: whose options are the verb's own.
         example: with {} for the system's name.
+        run: is called with the system's name, its options, and whether json is wanted.
     """
 
     part: str
-    function: staticmethod
     example: str
-
-    def does(self, name: str, system: "System") -> "tuple[Callable[..., None], type[Section]]":
-        """What is called, with the values of the verb's options and a section `own`; and the section."""
-        raise NotImplementedError
+    run: staticmethod
 
     def add_to(self, app: typer.Typer) -> None:
         from lt.recipes.registry import systems_with
 
         for name, system in systems_with(self.part).items():
-            run, section = self.does(name, system)
-            own = {parameter.name: parameter for parameter in parameters(section)}
+            section = getattr(system, self.name or "")
 
-            def do(run: Any = run, section: Any = section, own: Any = own, **values: Any) -> None:
-                run(checked(section, {field: values.pop(field) for field in own}), **values)
+            def do(as_json: bool, name: str = name, section: Any = section, **values: Any) -> None:
+                self.run(name, checked(section, values), as_json)
 
-            add_command(
-                app, name, do, [*own.values(), *options_of(self.function)], system.about, self.example.format(name)
-            )
+            add_command(app, name, do, parameters(section), system.about, self.example.format(name))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if (found := super().get_command(ctx, cmd_name)) is None:
@@ -111,12 +104,12 @@ class Systems(Verbs):
 def add_command(
     app: typer.Typer, name: str, run: Callable[..., None], parameters: Iterable[Parameter], about: str, example: str
 ) -> None:
-    """Add a command to `app` that calls `run` with the values of these parameters."""
+    """Add a command to `app` that calls `run` with the values of these parameters, and with `as_json`."""
 
     def command(**values: Any) -> None:
         run(**values)
 
-    made = Signature(list(parameters))
+    made = Signature([*parameters, _keyword("as_json", JsonOption, bool)])
     command.__signature__ = made  # type: ignore[attr-defined]
     command.__annotations__ = {name: parameter.annotation for name, parameter in made.parameters.items()}
     app.command(name, help=about, epilog=f"Example: {example}")(command)
@@ -143,26 +136,18 @@ def _parameter(name: str, info: Any) -> Parameter:
 _LIMITS = {"min": "ge", "max": "le"}
 
 
-def options_of(function: Callable[..., None]) -> list[Parameter]:
-    """The parameters of a function that are written as typer's options."""
-    found = [one for one in signature(function).parameters.values() if one.default is not Parameter.empty]
-    return [one.replace(kind=Parameter.KEYWORD_ONLY) for one in found]
-
-
 def _keyword(name: str, default: Any, kind: Any) -> Parameter:
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
 def _parameters_of(verb: "Verb") -> list[Parameter]:
     """Those of its section, and what every command has that makes shards."""
-    made = [*parameters(verb.options), *(_making(verb) if verb.out else [])]
-    return [*made, _keyword("as_json", JsonOption, bool)]
-
-
-def _making(verb: "Verb") -> list[Parameter]:
+    if not verb.out:
+        return parameters(verb.options)
     where = verb.out.replace("{", "<").replace("}", ">")
     workers = "Worker processes." if verb.workers else "Worker processes; 0 = this one."
     return [
+        *parameters(verb.options),
         _keyword("out", typer.Option(None, "--out", help="Folder for the shards.", show_default=where), Path | None),
         _keyword("workers", typer.Option(verb.workers, "--workers", min=verb.workers, help=workers), int),
         _keyword("engine", typer.Option("local", "--engine", help="What runs them."), Literal["local", "ray"]),

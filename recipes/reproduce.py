@@ -39,9 +39,10 @@ from lt.recipes.training.plan import make_plan
 
 MEASURES = "measures.json"
 Watch = Callable[[str, Progress], None]
-_Where = tuple[dict[str, str], str, Path]
 Key = tuple[str, int]
 """A variant's or joint's name and seed."""
+Kept = dict[str, Any]
+"""What a measures' file holds: `measures`, the `digest` of the weights that they are of, `seconds` of training and measuring."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,18 @@ def reproduce(
     trial = Trial(study, steps, *study.data(note), out)
     if jobs > 1:
         side_by_side(trial, seeds, jobs, note)
-    found = [trial.of_seed(seed, note, watch) for seed in range(seeds)]
-    measures = {name: [of_seed[name].measures for of_seed in found] for name in found[0]}
-    files = {kept.file for of_seed in found for kept in of_seed.values()}
-    evidence = Evidence(measures)
+    found = {
+        (part.name, seed): (trial.key(part, seed), trial.done(part, seed, note, watch))
+        for seed in range(seeds)
+        for part in trial.parts
+    }
+    measures = {part.name: [found[part.name, seed][1]["measures"] for seed in range(seeds)] for part in trial.parts}
+    evidence = Evidence(
+        {
+            name: [{figure: Measured(**m) for figure, m in one.items()} for one in runs]
+            for name, runs in measures.items()
+        }
+    )
     result = Result(
         study.system,
         [_judged(claim, evidence) for claim in study.claims],
@@ -103,22 +112,14 @@ def reproduce(
         steps,
         steps >= study.steps and seeds >= 3,
         {variant.name: list(variant.overrides) for variant in study.variants},
-        {name: [{figure: asdict(m) for figure, m in one.items()} for one in runs] for name, runs in measures.items()},
+        measures,
         _digests(out, study.variants, trial.test),
         hardware(jobs),
-        sum(float(_read(file).get("seconds", 0.0)) for file in files),
+        sum(kept["seconds"] for kept in dict(found.values()).values()),
         study.tables(trial.runs(0), evidence),
     )
     write_json(out / "claims.json", asdict(result))
     return result
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Measures, and the file that keeps them."""
-
-    measures: Measures
-    file: Path
 
 
 @dataclass(frozen=True)
@@ -132,17 +133,13 @@ class Trial:
     out: Path
 
     @property
-    def where(self) -> _Where:
-        """What the other arguments were."""
-        return dict(self.data), self.test, self.out
+    def parts(self) -> list[Variant | Joint]:
+        """All that is trained and measured, in order."""
+        return [*self.study.variants, *self.study.joints]
 
     def runs(self, seed: int) -> dict[str, Path]:
         """The folder of every variant's run."""
         return {variant.name: variant.run(self.out, seed) for variant in self.study.variants}
-
-    def of_seed(self, seed: int, note: Note, watch: Watch) -> dict[str, Kept]:
-        """Train and measure every variant, then every joint; by their names."""
-        return {part.name: self.done(part, seed, note, watch) for part in (*self.study.variants, *self.study.joints)}
 
     def done(self, part: Variant | Joint, seed: int, note: Note, watch: Watch) -> Kept:
         """What is found for a variant or a joint. Raises LtError if a training was stopped."""
@@ -201,12 +198,12 @@ def side_by_side(trial: Trial, seeds: int, jobs: int, note: Note, source: Callab
     Raises:
         LtError: interrupted, or what one of them raised; the others save first what they have.
     """
-    parts = {trial.key(part, seed): part for part in trial.study.variants for seed in range(seeds)}
-    parts |= {trial.key(part, seed): part for part in trial.study.joints for seed in range(seeds)}
+    parts = {trial.key(part, seed): part for part in trial.parts for seed in range(seeds)}
     order = TopologicalSorter({key: trial.needs(part, key[1]) for key, part in parts.items()})
     order.prepare()
     clock = _Clock({key: part.share if isinstance(part, Variant) else 0.0 for key, part in parts.items()}, jobs)
-    work = partial(_work, source or partial(find_study, trial.study.system), trial.steps, trial.where)
+    where = (trial.steps, dict(trial.data), trial.test, trial.out)
+    work = partial(_work, source or partial(find_study, trial.study.system), where)
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin) as pool:
         running: dict[Future[float], Key] = {}
         try:
@@ -240,11 +237,11 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _work(source: Callable[[], Study], steps: int, where: _Where, name: str, seed: int) -> float:
+def _work(source: Callable[[], Study], where: tuple[int, dict[str, str], str, Path], name: str, seed: int) -> float:
     """Do one part of a study, quietly; seconds that it took."""
-    start, study = time.perf_counter(), source()
-    (part,) = (part for part in (*study.variants, *study.joints) if part.name == name)
-    Trial(study, steps, *where).done(part, seed, lambda line: None, lambda run, progress: None)
+    start, trial = time.perf_counter(), Trial(source(), *where)
+    (part,) = (part for part in trial.parts if part.name == name)
+    trial.done(part, seed, lambda line: None, lambda run, progress: None)
     return time.perf_counter() - start
 
 
@@ -279,7 +276,7 @@ def _taken(file: Path, runs: Sequence[Path], take: Callable[[], Measures], took:
             "measures": {name: asdict(measured) for name, measured in found.items()},
         }
         write_json(file, kept)
-    return Kept({name: Measured(**value) for name, value in kept["measures"].items()}, file)
+    return kept
 
 
 def _weights(run: Path) -> str:

@@ -79,12 +79,66 @@ class Verb:
     workers: int = 1
 
 
-class TrainOptions(Section):
-    """Options of `lt train` that a system adds: none of their own for most."""
+def option(default: Any, *, flag: str = "", shown: str | bool = True, argument: bool = False, **limits: Any) -> Any:
+    """A field of a verb's options.
 
-    def preset(self, named: str | None) -> str | None:
-        """The preset that is meant, where the user has named this one."""
-        return named
+    Args:
+        default: `...` where it must be given.
+        flag: `--name`, where it is not the field's own with dashes; `--yes/--no` for a switch of two names.
+        shown: what the help says for the default; True = the default itself, False = nothing.
+        argument: taken by its place instead of by name.
+        limits: pydantic's, such as `ge=1`.
+    """
+    return Field(default, json_schema_extra={"flag": flag, "shown": shown, "argument": argument}, **limits)
+
+
+class TrainOptions(Section):
+    """What to train, and how. A system that takes more inherits from this."""
+
+    data: list[str] = option([], shown="the built-in world")
+    """Shards: folder, tar, pattern or URL; may be repeated."""
+    preset: str | None = option(None, shown="as fits")
+    """tiny | paper | another card."""
+    card: Path | None = option(None, shown=False)
+    """A card of your own, in YAML."""
+    settings: list[str] = option([], flag="--set")
+    """A setting, as train.lr=3e-4; see --show."""
+    steps: int | None = option(None, shown=False, ge=1)
+    """Short for --set train.steps=N."""
+    seed: int | None = option(None, shown=False, ge=0)
+    """Short for --set train.seed=N."""
+    out: Path | None = option(None, shown="runs/<system>-<preset>")
+    """Folder of the run."""
+    resume: bool = option(False)
+    """Insist on a checkpoint to continue (it is used in any case)."""
+    dry_run: bool = option(False)
+    """Print parameters, memory and time, and stop."""
+    show: bool = option(False)
+    """Print the settings with a line on each, and stop."""
+    export: Path | None = option(None)
+    """Write the run's model for other libraries (ONNX, transformers ...) here, and stop."""
+
+    @property
+    def card_name(self) -> str | None:
+        """The preset that these options name."""
+        return self.preset
+
+
+class ReproduceOptions(Section):
+    """How much of a study to do. A system that takes more inherits from this."""
+
+    seeds: int = option(3, ge=1)
+    """Independent runs of every variant."""
+    steps: int | None = option(None, shown="the study's", ge=1)
+    """Fewer steps: tests the machinery, not the claims."""
+    out: Path | None = option(None, shown="runs/reproduce-<system>")
+    """Folder of all runs."""
+    jobs: int | None = option(None, shown="one a core; 1 with an accelerator", ge=1)
+    """Runs at once, of one thread each."""
+
+    def instead(self, note: Note) -> Answer | None:
+        """What is asked for instead of the study, if anything is."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -97,27 +151,13 @@ class System:
     train: type[TrainOptions] = TrainOptions
     study: str = ""
     """`module:NAME` of its `Study`, for `lt reproduce`."""
-    instead: Verb | None = None
-    """Options of `lt reproduce` that ask for something else than the study: `run` answers, or gives None where none is used."""
+    reproduce: type[ReproduceOptions] = ReproduceOptions
     sample: Verb | None = None
     edit: Verb | None = None
     eval: Mapping[str, Verb] = field(default_factory=dict)
     """`lt eval NAME`, by name."""
     datagen: Mapping[str, Verb] = field(default_factory=dict)
     """`lt datagen NAME`, by name."""
-
-
-def option(default: Any, *, flag: str = "", shown: str | bool = True, argument: bool = False, **limits: Any) -> Any:
-    """A field of a verb's options.
-
-    Args:
-        default: `...` where it must be given.
-        flag: `--name`, where it is not the field's own with dashes; `--yes/--no` for a switch of two names.
-        shown: what the help says for the default; True = the default itself, False = nothing.
-        argument: taken by its place instead of by name.
-        limits: pydantic's, such as `ge=1`.
-    """
-    return Field(default, json_schema_extra={"flag": flag, "shown": shown, "argument": argument}, **limits)
 
 
 def imported(where: str | Callable[..., Any]) -> Any:

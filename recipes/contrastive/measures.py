@@ -37,7 +37,7 @@ class Tested:
 @torch.no_grad()
 def run_through(objective: ContrastiveObjective, test: str) -> Tested:
     """All usable samples of a test folder, first wordings, no augmentation."""
-    shards = ShardSet.of([test])
+    shards = ShardSet([test])
     examples = Examples(shards, Order(shards.sizes, window=0), objective.example(), replace=False)
     batches = [examples.fetch(range(first, min(first + BATCH, len(shards)))) for first in range(0, len(shards), BATCH)]
     parts = [objective.encode(batch["image"], batch["tokens"], batch["mask"]) for batch in batches]

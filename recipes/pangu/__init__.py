@@ -1,6 +1,6 @@
 """PanGu-Draw: two generators that share the time line, control branches, Coop-Diffusion."""
 
-from lt.recipes.pangu.options import LedgerOptions, PanguOptions, PanguTrainOptions
+from lt.recipes.pangu.options import PanguOptions, PanguReproduceOptions, PanguTrainOptions
 from lt.recipes.system import System, Verb
 
 SYSTEM = System(
@@ -8,12 +8,7 @@ SYSTEM = System(
     recipe="lt.recipes.pangu.objective:RECIPE",
     train=PanguTrainOptions,
     study="lt.recipes.pangu.claims:STUDY",
-    instead=Verb(
-        LedgerOptions,
-        "lt.recipes.pangu.ledger:answer",
-        "lt reproduce pangu --ledger data/scenes-train",
-        "Estimate the efficiency table for any pictures.",
-    ),
+    reproduce=PanguReproduceOptions,
     sample=Verb(
         PanguOptions,
         "lt.recipes.pangu.sample:sample",

@@ -16,8 +16,7 @@ from lt.models.nn.unet import PANGU, multiply_adds
 from lt.models.pangu import SCHEMES, TrainingStage, images_used, ledger
 from lt.recipes.claims import Measures
 from lt.recipes.diffusion.pictures import Size
-from lt.recipes.pangu.options import LedgerOptions
-from lt.recipes.system import Answer, Note, Table
+from lt.recipes.system import Answer, Table
 from lt.recipes.training.logging import read_log
 
 RATE = 0.4 * 312e12 / 2
@@ -26,11 +25,9 @@ _FACTOR = 8  # pixels a latent, of the paper's autoencoder
 _BASELINE = "resolution-boost"
 
 
-def answer(options: LedgerOptions, note: Note) -> Answer | None:
-    """`lt reproduce pangu --ledger SHARDS`; None where no shards are named."""
-    if not options.ledger:
-        return None
-    table = estimated(sizes_of(options.ledger))
+def answer(shards: Sequence[str]) -> Answer:
+    """`lt reproduce pangu --ledger SHARDS`: the efficiency table for their pictures."""
+    table = estimated(sizes_of(shards))
     return Answer(asdict(table), tables=[table])
 
 

@@ -1,8 +1,7 @@
 """What pangu adds to the options of `lt train` and `lt reproduce`, and those of `lt sample pangu`."""
 
-from lt.recipes.config import Section
 from lt.recipes.draw.options import ControlOptions, DrawOptions
-from lt.recipes.system import TrainOptions, option
+from lt.recipes.system import Answer, Note, ReproduceOptions, TrainOptions, option
 
 
 class PanguTrainOptions(TrainOptions):
@@ -11,15 +10,21 @@ class PanguTrainOptions(TrainOptions):
     control: str | None = option(None, shown=False)
     """Train a control branch: short for --preset tiny-CONTROL."""
 
-    def preset(self, named: str | None) -> str | None:
-        return f"{named or 'tiny'}-{self.control}" if self.control else named
+    @property
+    def card_name(self) -> str | None:
+        return f"{self.preset or 'tiny'}-{self.control}" if self.control else self.preset
 
 
-class LedgerOptions(Section):
-    """The efficiency table alone."""
+class PanguReproduceOptions(ReproduceOptions):
+    """The study, or the efficiency table alone."""
 
     ledger: tuple[str, ...] = option((), shown=False)
     """Only estimate the efficiency table for the pictures of these shards."""
+
+    def instead(self, note: Note) -> Answer | None:
+        from lt.recipes.pangu.ledger import answer
+
+        return answer(self.ledger) if self.ledger else None
 
 
 class PanguOptions(ControlOptions, DrawOptions):

@@ -141,8 +141,8 @@ def open_data(plan: RunPlan, note: Note) -> Data:
     where = ", ".join(named)
     named, validation = plan.recipe.prepare(plan.settings, named, validation, note)
     cache = plan.settings.data.cache_gb
-    train = ShardSet.of(named, cache)
-    return Data(train, ShardSet.of([validation], cache) if validation else None, where)
+    train = ShardSet(named, cache)
+    return Data(train, ShardSet([validation], cache) if validation else None, where)
 
 
 def with_length(plan: RunPlan, samples: int) -> RunPlan:

@@ -26,21 +26,16 @@ class ShardSet:
     whatever code made them.
     """
 
-    def __init__(self, sources: Sequence[Shards], cache_gb: float = 0.0):
-        found = [entry for shards in sources for entry in _catalogue(shards)]
+    def __init__(self, wheres: Sequence[str], cache_gb: float = 0.0):
+        """Open folders, tars, brace patterns or URLs. Raises ShardError if one is not there or all are empty."""
+        found = [entry for where in wheres for entry in _catalogue(open_shards(where))]
         self.urls = [url for url, _, _ in found]
         self.sizes = tuple(size for _, size, _ in found)
         self.digest = digest_of([identity for _, _, identity in found])
         self._cache_gb = cache_gb
         self._open: dict[int, Shard] = {}
-
-    @classmethod
-    def of(cls, wheres: Sequence[str], cache_gb: float = 0.0) -> "ShardSet":
-        """Open folders, tars, brace patterns or URLs. Raises ShardError if one is not there or all are empty."""
-        opened = cls([open_shards(where) for where in wheres], cache_gb)
-        if not sum(opened.sizes):
+        if not len(self):
             raise ShardError(f"No samples in {', '.join(wheres)}.", "`lt shards info` shows what a folder holds.")
-        return opened
 
     def __len__(self) -> int:
         return sum(self.sizes)
@@ -57,11 +52,8 @@ class ShardSet:
 
     def groups(self, group_of: Callable[[Collection[str]], int]) -> list[np.ndarray]:
         """The group of every sample by the names of its fields: int32 [samples], one array a shard. Reads all indexes."""
-        found = []
-        for shard in range(len(self.sizes)):
-            samples = self._shard(shard).index.samples.values()
-            found.append(np.array([group_of(places.keys()) for places in samples], dtype=np.int32))
-        return found
+        indexes = (self._shard(shard).index for shard in range(len(self.sizes)))
+        return [np.array([group_of(one.keys()) for one in index.samples.values()], np.int32) for index in indexes]
 
     def is_local(self, shard: int) -> bool:
         return Location(self.urls[shard]).is_local
@@ -74,12 +66,12 @@ class ShardSet:
             self._open[number] = self._open.pop(number)  # the least recently used one stays first
         else:
             self._open[number] = open_shard(Location(self.urls[number]), self._cache_gb)
-            while len(self._open) > 1 and (len(self._open) > _OPEN_SHARDS or self._samples_open() > _OPEN_SAMPLES):
+            while len(self._open) > 1 and self._are_too_many():
                 self.close(next(iter(self._open)))
         return self._open[number]
 
-    def _samples_open(self) -> int:
-        return sum(self.sizes[number] for number in self._open)
+    def _are_too_many(self) -> bool:
+        return len(self._open) > _OPEN_SHARDS or sum(self.sizes[number] for number in self._open) > _OPEN_SAMPLES
 
     def close(self, shard: int) -> None:
         """Forget an open shard; the next read opens it again."""

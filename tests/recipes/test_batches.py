@@ -84,7 +84,7 @@ def test_sizes_that_do_not_divide_are_refused_with_one_that_does():
 
 
 def _examples(where, seed=0, window=64, **options) -> Examples:
-    found = ShardSet.of([str(where)])
+    found = ShardSet([str(where)])
     return Examples(found, Order(found.sizes, seed, window), toy.Crop(), **options)
 
 
@@ -156,7 +156,7 @@ def test_validation_leaves_bad_samples_out_and_can_be_iterated_again(tmp_path):
 
 
 def test_a_dead_worker_is_explained(shards):
-    found = ShardSet.of([str(shards)])
+    found = ShardSet([str(shards)])
     with pytest.raises(LtError, match=r"A loader worker died .*data.workers=1"):
         _rows(Examples(found, Order(found.sizes), toy.Dying()), [range(4)], 1)
 
@@ -178,15 +178,15 @@ def test_foreign_shards_and_several_folders_are_read_alike(tmp_path, monkeypatch
     (tmp_path / "foreign").mkdir()
     _foreign(tmp_path / "foreign" / "00000.tar", 7)
     toy.write_shards(tmp_path / "ours", 5)
-    found = ShardSet.of([str(tmp_path / "foreign"), str(tmp_path / "ours")])
+    found = ShardSet([str(tmp_path / "foreign"), str(tmp_path / "ours")])
     assert found.sizes == (7, 5)
     keys, _, _ = _rows(Examples(found, Order(found.sizes), toy.Crop()), [range(12)], 0)
     assert sorted(keys) == [f"{n:05d}" for n in range(7)] + [f"toy-{n:05d}" for n in range(5)]
     before = found.digest
     (tmp_path / "foreign" / "00000.tar").touch()
-    assert ShardSet.of([str(tmp_path / "foreign"), str(tmp_path / "ours")]).digest == before
+    assert ShardSet([str(tmp_path / "foreign"), str(tmp_path / "ours")]).digest == before
     _foreign(tmp_path / "foreign" / "00000.tar", 8)
-    assert ShardSet.of([str(tmp_path / "foreign"), str(tmp_path / "ours")]).digest != before
+    assert ShardSet([str(tmp_path / "foreign"), str(tmp_path / "ours")]).digest != before
     with pytest.raises(LtError, match="8 samples, 7 were announced"):
         pickle.loads(pickle.dumps(found)).read(0, 0)  # as a worker that starts now
 
@@ -198,25 +198,25 @@ def test_remote_shards_are_copied_once_and_the_oldest_copy_goes(tmp_path, monkey
     remote = fsspec.filesystem("memory")
     for path in (tmp_path / "ours").iterdir():
         remote.pipe(f"/toy-remote/{path.name}", path.read_bytes())
-    found = ShardSet.of(["memory://toy-remote"], cache_gb=1)
-    assert found.digest == ShardSet.of([str(tmp_path / "ours")]).digest, "where the bytes lie does not matter"
+    found = ShardSet(["memory://toy-remote"], cache_gb=1)
+    assert found.digest == ShardSet([str(tmp_path / "ours")]).digest, "where the bytes lie does not matter"
     seen, images, _ = _rows(Examples(found, Order(found.sizes), toy.Crop()), [range(60)], 0)
     local, expected, _ = _rows(_examples(tmp_path / "ours", window=8192), [range(60)], 0)
     assert seen == local and torch.equal(images, expected)
     copies = tmp_path / "home" / "shards"
     assert len(list(copies.glob("*.tar"))) == 3
     size = (tmp_path / "ours" / "shard-000000.tar").stat().st_size
-    tight = ShardSet.of(["memory://toy-remote"], cache_gb=1.5 * size / 2**30)
+    tight = ShardSet(["memory://toy-remote"], cache_gb=1.5 * size / 2**30)
     (copies / next(copies.glob("*.tar"))).unlink()
     assert [tight.read(shard, 0).key for shard in range(3)] == ["toy-00000", "toy-00020", "toy-00040"]
     assert len(list(copies.glob("*.tar"))) < 3
-    direct = ShardSet.of(["memory://toy-remote"], cache_gb=0)
+    direct = ShardSet(["memory://toy-remote"], cache_gb=0)
     assert direct.read(1, 3).key == "toy-00023"
 
 
 def test_a_store_that_does_not_answer_is_asked_again_and_then_stops_the_run(shards, monkeypatch):
     naps, answers = [], iter([ShardError("no answer"), ShardError("no answer"), None])
-    found = ShardSet.of([str(shards)])
+    found = ShardSet([str(shards)])
     read = found.read
 
     def unreliable(shard, index):
@@ -235,4 +235,4 @@ def test_a_store_that_does_not_answer_is_asked_again_and_then_stops_the_run(shar
 
 def test_nothing_there_is_said():
     with pytest.raises(ShardError, match="No shards"):
-        ShardSet.of(["nowhere"])
+        ShardSet(["nowhere"])

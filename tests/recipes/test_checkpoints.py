@@ -14,7 +14,7 @@ from lt.recipes import registry
 from lt.recipes.config import flat, resolve
 from lt.recipes.training import checkpoints
 from lt.recipes.training.checkpoints import Record
-from lt.recipes.training.estimate import sizes
+from lt.recipes.training.estimate import counted
 from lt.recipes.training.objective import Objective
 from lt.recipes.training.optim import Lamb
 from lt.recipes.training.parallel import place
@@ -149,7 +149,10 @@ def test_what_is_frozen_is_named_and_compared_not_stored(tmp_path):
     one = Adapted(nn.Linear(3, 3), "a" * 64)
     place(one, torch.device("cpu"))
     assert [p.requires_grad for p in one.frozen["base"].parameters()] == [False, False, True, True], "but the adapter"
-    assert [(size.name, size.parameters, size.trained) for size in sizes(one)] == [("adapter", 12, 12), ("base", 24, 0)]
+    assert [(size.name, size.parameters, size.trained) for size in counted(one, TrainSettings(), 1).sizes] == [
+        ("adapter", 12, 12),
+        ("base", 24, 0),
+    ]
     stored = checkpoints.gathered(checkpoints.weights_of(one))
     assert list(stored) == ["adapter.weight", "adapter.bias"]
     settings = {**flat(SETTINGS), "model.base": "runs/base"}

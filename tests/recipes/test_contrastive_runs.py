@@ -160,7 +160,7 @@ def _gradients(objective, micro: int, folder: Path) -> dict[str, torch.Tensor]:
     from lt.recipes.training.order import Order
     from lt.recipes.training.shards import ShardSet
 
-    shards = ShardSet.of([str(folder / "data" / "scenes-train-64px-48")])
+    shards = ShardSet([str(folder / "data" / "scenes-train-64px-48")])
     examples = Examples(shards, Order(shards.sizes, seed=1, window=48), objective.example())
     parts = [examples.fetch(range(first, first + micro)) for first in range(0, 16, micro)]
 

@@ -68,7 +68,7 @@ def _batches(shards, slices, workers):
 
 def test_a_run_goes_on_with_the_same_batches_with_other_workers_and_ranks(tmp_path):
     _write(tmp_path)
-    shards = ShardSet.of([str(tmp_path)])
+    shards = ShardSet([str(tmp_path)])
     steps = range(12)  # into the second epoch
     whole = _batches(shards, [part for s in steps for part in share(s, 6, 0, 1, 6)], 0)
     assert {shape for _, shape in whole} == {(8, 8), (4, 8)}
@@ -80,7 +80,7 @@ def test_a_run_goes_on_with_the_same_batches_with_other_workers_and_ranks(tmp_pa
 
 def test_validation_shows_every_sample_once_in_batches_of_one_group(tmp_path):
     _write(tmp_path)
-    shards = ShardSet.of([str(tmp_path)])
+    shards = ShardSet([str(tmp_path)])
     examples = Examples(shards, Order(shards.sizes, window=0), toy.OnlyField(), replace=False)
     shown = list(Validation(examples, 40, 8, 0, False, shards.groups(group_of)))
     keys = [key for batch in shown for key in batch["key"]]
@@ -89,7 +89,7 @@ def test_validation_shows_every_sample_once_in_batches_of_one_group(tmp_path):
 
 
 def test_plain_runs_are_grouped_by_nothing(shards):
-    found = ShardSet.of([str(shards)])
+    found = ShardSet([str(shards)])
     examples = Examples(found, Order(found.sizes, window=0), toy.Crop(), replace=False)
     shown = [batch["key"] for batch in Validation(examples, 50, 20, 0, False)]
     assert [len(keys) for keys in shown] == [20, 20, 10]

@@ -45,7 +45,7 @@ def contents(out: Path) -> dict[str, object]:
     """What every step of every round has made, and what was seen on the way."""
     steps = {str(path.relative_to(out)): path for path in out.glob("round-*/*")}
     made = {
-        name: toy.digests(path) if path.name == "run" else ShardSet.of([str(path)], 0).digest
+        name: toy.digests(path) if path.name == "run" else ShardSet([str(path)], 0).digest
         for name, path in steps.items()
     }
     return made | {what: sorted(Path(f"{out}-{what}").read_text().splitlines()) for what in ("samples", "batches")}
