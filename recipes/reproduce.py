@@ -93,18 +93,9 @@ def reproduce(
     trial = Trial(study, steps, *study.data(note), out)
     if jobs > 1:
         side_by_side(trial, seeds, jobs, note)
-    found = {
-        (part.name, seed): (trial.key(part, seed), trial.done(part, seed, note, watch))
-        for seed in range(seeds)
-        for part in trial.parts
-    }
-    measures = {part.name: [found[part.name, seed][1]["measures"] for seed in range(seeds)] for part in trial.parts}
-    evidence = Evidence(
-        {
-            name: [{figure: Measured(**m) for figure, m in one.items()} for one in runs]
-            for name, runs in measures.items()
-        }
-    )
+    kept = {(part.name, seed): trial.done(part, seed, note, watch) for seed in range(seeds) for part in trial.parts}
+    measures = {part.name: [kept[part.name, seed]["measures"] for seed in range(seeds)] for part in trial.parts}
+    evidence = Evidence({name: [_measured(one) for one in runs] for name, runs in measures.items()})
     result = Result(
         study.system,
         [_judged(claim, evidence) for claim in study.claims],
@@ -115,7 +106,7 @@ def reproduce(
         measures,
         _digests(out, study.variants, trial.test),
         hardware(jobs),
-        sum(kept["seconds"] for kept in dict(found.values()).values()),
+        sum(kept[key]["seconds"] for key in {trial.key(part, seed) for part in trial.parts for seed in range(seeds)}),
         study.tables(trial.runs(0), evidence),
     )
     write_json(out / "claims.json", asdict(result))
@@ -261,6 +252,10 @@ class _Clock:
 
 
 # Measures on disk
+
+
+def _measured(kept: Mapping[str, Mapping[str, float]]) -> Measures:
+    return {figure: Measured(**values) for figure, values in kept.items()}
 
 
 def _taken(file: Path, runs: Sequence[Path], take: Callable[[], Measures], took: float = 0.0) -> Kept:
