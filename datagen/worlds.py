@@ -3,8 +3,9 @@
 import importlib
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
-from lt.datagen.engine.stage import Pipeline, Source
+from lt.datagen.engine.stage import Pipeline
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,6 @@ class World:
         """The module `told_by`."""
         return importlib.import_module(self.told_by)
 
-    def make_source(self, **settings: int | str) -> Source:
-        module, _, name = self.source.partition(":")
-        return getattr(importlib.import_module(module), name)(**settings)
-
 
 WORLDS = {
     "scenes": World(
@@ -48,25 +45,16 @@ WORLDS = {
 }
 
 
-def world_pipeline(
-    world: str, count: int, split: str = "train", seed: int = 0, size: int = 256, shard_size: int = 500
-) -> Pipeline:
-    """`count` samples of a world of `WORLDS`; see `NumberedSource`."""
-    settings = {"count": count, "split": split, "seed": seed, "size": size, "shard_size": shard_size}
-    return Pipeline(world, WORLDS[world].make_source(**settings), tolerance=0.0)
+def world_pipeline(world: str, count: int, **settings: Any) -> Pipeline:
+    """`count` samples of a world of `WORLDS`; the other settings are `NumberedSource`'s."""
+    module, _, name = WORLDS[world].source.partition(":")
+    source = getattr(importlib.import_module(module), name)(count, **settings)
+    return Pipeline(world, source, tolerance=0.0)
 
 
-def openmoji_pipeline(
-    size: int = 256,
-    picture: str = "png",
-    background: str = "#ffffff",
-    things: bool = False,
-    skin_tones: bool = False,
-    flags: bool = False,
-    shard_size: int = 500,
-) -> Pipeline:
-    """Single OpenMoji drawings with their names in English and Chinese; see `OpenMojiSource`."""
+def openmoji_pipeline(**settings: Any) -> Pipeline:
+    """Single OpenMoji drawings with their names in English and Chinese; the settings are `OpenMojiSource`'s."""
     from lt.datagen.sources.openmoji import OpenMojiSource
 
-    source = OpenMojiSource(size, picture, background, things, skin_tones, flags, shard_size)
-    return Pipeline("openmoji", source, tolerance=0.0 if picture == "png" else None)
+    source = OpenMojiSource(**settings)
+    return Pipeline("openmoji", source, tolerance=0.0 if source.picture == "png" else None)

@@ -12,14 +12,15 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lt.datagen.engine.ledger import Ledger
+from lt.datagen.engine.local import BEAT_EVERY, device_settings, now_and_then
 from lt.datagen.engine.plan import Task
 from lt.datagen.engine.stage import Pipeline
 from lt.datagen.engine.task import Outcome, run_task
-from lt.datagen.engine.worker import BEAT_EVERY, device_settings
 from lt.datagen.shards.errors import LtError
 from lt.datagen.shards.manifest import StageMetrics
 
@@ -81,15 +82,7 @@ class _Worker:
     def attempt(self, pipeline: Pipeline, task: Task, out: Path, board: Any) -> Outcome:
         """The first sign of life says that the task is no longer queued."""
         board.write.remote(task.number, [])
-        next_beat = 0.0
-
-        def beat(metrics: list[StageMetrics]) -> None:
-            nonlocal next_beat
-            if time.monotonic() >= next_beat:
-                board.write.remote(task.number, metrics)
-                next_beat = time.monotonic() + BEAT_EVERY
-
-        return run_task(pipeline, task, out, beat)
+        return run_task(pipeline, task, out, now_and_then(partial(board.write.remote, task.number)))
 
 
 @dataclass
@@ -128,11 +121,9 @@ class _Run:
                 self._stop_hanging()
                 self._ledger.tell()
         finally:
-            for worker in [attempt.worker for attempt in self._attempts.values()] + [
-                worker for _, worker in self._free
-            ]:
-                if worker is not None:
-                    self._ray.kill(worker)
+            for attempt in self._attempts.values():
+                self._ray.kill(attempt.worker)
+            self._dismiss()
 
     def _hire(self, seat: str | None) -> Any:
         kind = seat.partition(":")[0] if seat else None

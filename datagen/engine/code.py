@@ -57,7 +57,7 @@ def _held(thing: object) -> Iterator[type]:
 @lru_cache
 def _digest(roots: frozenset[Definition], without: frozenset[str]) -> str:
     found = sorted(behind(roots, without))
-    texts = [f"{module}:{name}\n{ast.unparse(_definitions(module, name))}" for module, name in found]
+    texts = [f"{module}:{name}\n{ast.unparse(ast.Module(_statements(module, name), []))}" for module, name in found]
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
 
 
@@ -93,14 +93,10 @@ def _definition(thing: object) -> Definition:
     return module, name.partition(".<locals>")[0]
 
 
-def _definitions(module: str, name: str) -> ast.Module:
-    return ast.Module(_Module.of(module).statements(name), [])
-
-
 def _mentioned(module: str, name: str, tops: Iterable[str]) -> Iterator[Definition]:
     """What the definition of a name mentions, each with the module that it lies in."""
-    body = _definitions(module, name)
-    imports = _Module.of(module).imports | _imports(body, module)
+    body = ast.Module(_statements(module, name), [])
+    imports = _parsed(module)[0] | _imports(body, module)
     for first, *rest in {chain for chain in _chains(body) if chain[0] != name}:
         if first not in imports:
             yield from _found(module, first)
@@ -121,36 +117,31 @@ def _led_to(module: str, names: list[str]) -> Iterator[Definition]:
 
 def _found(module: str, name: str) -> Iterator[Definition]:
     """The definition of a module's name, also where the module has only imported it; nothing for built-in names."""
-    if _Module.of(module).statements(name):
+    if _statements(module, name):
         yield module, name
-    elif name in (imports := _Module.of(module).imports):
+    elif name in (imports := _parsed(module)[0]):
         there, imported = imports[name]
         yield from _led_to(there, [*filter(None, [imported])])
 
 
-class _Module:
-    """The source of a module: its statements by the names that they define, and {alias: (module, name)} of its imports."""
+@lru_cache
+def _parsed(module: str) -> tuple[dict[str, Definition], list[tuple[set[str], ast.stmt]]]:
+    """{alias: (module, name)} of a module's imports, and its statements, each with the names that it defines."""
+    file = _file(module)
+    tree = ast.parse(file.read_text(encoding="utf-8") if file else "")
+    outside = [node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    imports = _imports(ast.Module(outside, []), module)
+    body = [node for node in _Plain().visit(tree).body if not isinstance(node, ast.Import | ast.ImportFrom)]
+    return imports, [(_defined(node), node) for node in body]
 
-    def __init__(self, name: str):
-        file = _file(name)
-        tree = ast.parse(file.read_text(encoding="utf-8") if file else "")
-        outside = [node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
-        self.imports = _imports(ast.Module(outside, []), name)
-        body = [node for node in _Plain().visit(tree).body if not isinstance(node, ast.Import | ast.ImportFrom)]
-        self._body = [(_defined(node), node) for node in body]
 
-    @staticmethod
-    @lru_cache
-    def of(name: str) -> "_Module":
-        return _Module(name)
-
-    def statements(self, name: str) -> list[ast.stmt]:
-        """Those that define `name` or may change what it holds; of all names for ""."""
-        outer, _, inner = name.partition(".")
-        found = [node for names, node in self._body if not outer or outer in names]
-        if inner and len(found) == 1 and isinstance(found[0], ast.ClassDef):
-            return [node for node in found[0].body if inner in _defined(node)]
-        return found
+def _statements(module: str, name: str) -> list[ast.stmt]:
+    """Those that define `name` or may change what it holds; of all names for ""."""
+    outer, _, inner = name.partition(".")
+    found = [node for names, node in _parsed(module)[1] if not outer or outer in names]
+    if inner and len(found) == 1 and isinstance(found[0], ast.ClassDef):
+        return [node for node in found[0].body if inner in _defined(node)]
+    return found
 
 
 class _Plain(ast.NodeTransformer):

@@ -4,6 +4,9 @@ Workers are spawned, not forked, so that they start clean (CUDA and threads do n
 costs its task one retry and nothing else. Even `workers=1` uses a process: a crash in a C library, a hang or a Ctrl-C then never
 takes the run's books with it. `workers=0` runs in this process, for debuggers and for stages that cannot be imported.
 
+A worker keeps silent: what libraries print goes down a pipe to the supervisor, which keeps the last lines for the report. It
+ignores Ctrl-C (the supervisor stops it) and ends by itself when the supervisor is gone.
+
 Every worker computes with one thread unless OMP_NUM_THREADS says otherwise: processes already use the cores, and sums over
 threads would make the bytes depend on the machine.
 
@@ -15,20 +18,23 @@ import contextlib
 import os
 import pickle
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from lt.datagen.engine.ledger import Ledger
 from lt.datagen.engine.plan import Task
 from lt.datagen.engine.stage import Pipeline
-from lt.datagen.engine.task import Outcome, run_task
-from lt.datagen.engine.worker import device_settings, work
+from lt.datagen.engine.task import Beat, Outcome, run_task
 from lt.datagen.shards.errors import LtError
+from lt.datagen.shards.manifest import StageMetrics
 
+BEAT_EVERY = 0.2
+"""Seconds between two signs of life of a worker, as long as samples move."""
 _TICK = 0.2  # seconds between two looks at the clock
 _TAIL = 4096  # bytes of a worker's output that are kept
 _FAILED_STARTS = 3
@@ -58,9 +64,9 @@ def run_local(pipeline: Pipeline, out: Path, ledger: Ledger, seats: Sequence[str
     try:
         crew.run()
     except BaseException:
-        crew.kill()
+        crew.end(kill=True)
         raise
-    crew.dismiss()
+    crew.end()
 
 
 class _Worker:
@@ -87,7 +93,8 @@ class _Worker:
     def handles(self) -> list[Connection | int]:
         return [self.orders, self.process.sentinel] + ([] if self.noise.closed else [self.noise])
 
-    def give(self, task: Task) -> None:
+    def give(self, task: Task | None) -> None:
+        """A task to attempt, or None: there is nothing more to do."""
         self.task = task
         self.last_sign = time.monotonic()
         with contextlib.suppress(OSError):  # it has just died: the next look at it notices
@@ -113,11 +120,6 @@ class _Worker:
     def last_words(self) -> str:
         self.hear()
         return self._tail.decode("utf-8", "replace").strip()
-
-    def dismiss(self) -> None:
-        """Tell the process that there is nothing more to do."""
-        with contextlib.suppress(OSError):
-            self.orders.send(None)
 
     def end(self, patience: float = 0.0) -> None:
         """Kill the process if it does not end by itself within `patience` seconds."""
@@ -153,15 +155,9 @@ class _Crew:
                 self._look_at(worker)
             self._ledger.tell()
 
-    def kill(self) -> None:
+    def end(self, kill: bool = False) -> None:
         for worker in self._workers:
-            worker.process.kill()
-        for worker in self._workers:
-            worker.end()
-
-    def dismiss(self) -> None:
-        for worker in self._workers:
-            worker.dismiss()
+            worker.process.kill() if kill else worker.give(None)
         for worker in self._workers:
             worker.end(patience=_PATIENCE if worker.is_ready else 0.0)
 
@@ -245,3 +241,44 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def device_settings(device: str | None) -> dict[str, str]:
+    """Environment variables that tell a process its device, see `models/nn/device.py`; none leave the choice to it."""
+    return {"LT_DEVICE": device} if device else {}
+
+
+# Inside a worker process
+
+
+def work(pickled_pipeline: bytes, out: Path, orders: Connection, noise: Connection) -> None:
+    """Attempt the tasks that come through `orders` until None comes, and answer each with beats and an Outcome."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    for stream in (1, 2):
+        os.dup2(noise.fileno(), stream)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    pipeline: Pipeline = pickle.loads(pickled_pipeline)  # only now: importing its modules may print
+    orders.send("ready")
+    while (task := orders.recv()) is not None:
+        orders.send(run_task(pipeline, task, out, now_and_then(orders.send)))
+
+
+def now_and_then(send: Beat) -> Beat:
+    """Passes the metrics on to `send`, but not more often than every BEAT_EVERY seconds."""
+    due = 0.0
+
+    def beat(metrics: list[StageMetrics]) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            send(metrics)
+            due = time.monotonic() + BEAT_EVERY
+
+    return beat
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

@@ -35,7 +35,8 @@ def directory_lock(folder: Path, wait: bool = False) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        path.write_text(_signature())
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
     except Timeout:
         raise LtError(
             f"Another run is writing into {folder}: {_holder(path)}.",
@@ -50,11 +51,6 @@ def directory_lock(folder: Path, wait: bool = False) -> Iterator[None]:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)  # before the lock is dropped: whoever waits sees that its file is gone
         lock.release()
-
-
-def _signature() -> str:
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
 
 
 def _holder(path: Path) -> str:

@@ -100,12 +100,9 @@ def pipeline_code(pipeline: Pipeline) -> str:
 
 def differences(manifest: Manifest, plan: Plan) -> list[str]:
     """What differs between the run that filled a folder and the one planned now, each as `name: old -> new`."""
-    old, new = dict(_flat(manifest.settings)), dict(_flat(plan.settings))
-    found = [
-        f"{name}: {_show(old, name)} -> {_show(new, name)}"
-        for name in [*new, *(old.keys() - new)]
-        if _differ(old, new, name)
-    ]
+    old, new = _flat_settings(manifest), _flat_settings(plan)
+    pairs = {name: (old.get(name, "(none)"), new.get(name, "(none)")) for name in [*new, *(old.keys() - new)]}
+    found = [f"{name}: {_cut(one)} -> {_cut(other)}" for name, (one, other) in pairs.items() if one != other]
     gone, come = (Counter(a) - Counter(b) for a, b in ((manifest.inputs, plan.inputs), (plan.inputs, manifest.inputs)))
     if gone or come:
         found.append(f"inputs: {_some(gone)} -> {_some(come)}")
@@ -113,6 +110,11 @@ def differences(manifest: Manifest, plan: Plan) -> list[str]:
         found.append(f"tasks: {manifest.tasks} -> {len(plan.tasks)}")
     more = len(found) - _MOST_NAMED
     return found[:_MOST_NAMED] + ([f"and {more} more"] if more > 0 else [])
+
+
+def _flat_settings(run: Manifest | Plan) -> dict[str, str]:
+    """Dotted names to values as json text."""
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in _flat(run.settings)}
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -129,20 +131,12 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-_MISSING = object()
-
-
-def _differ(old: dict[str, Any], new: dict[str, Any], name: str) -> bool:
-    return old.get(name, _MISSING) != new.get(name, _MISSING)
-
-
-def _show(settings: dict[str, Any], name: str) -> str:
-    text = json.dumps(settings[name], ensure_ascii=False) if name in settings else "(none)"
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def _cut(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _some(inputs: Counter[str]) -> str:
-    names = [name if len(name) <= 24 else f"{name[:24]}..." for name in inputs]
+    names = [_cut(name, 27) for name in inputs]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "(none)"
 
 

@@ -161,8 +161,6 @@ def _run_tasks(
     stall_seconds: float,
 ) -> None:
     seats = [devices[place % len(devices)] for place in range(max(workers, len(devices)))]
-    if ledger.is_over:
-        return
     if engine == "ray":
         from lt.datagen.engine.cluster import run_on_ray
 

@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 import hashlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
@@ -29,9 +29,12 @@ from lt.datagen.shards.storage import digest_of
 Item = TypeVar("Item")
 
 
-@runtime_checkable
 class Stage(Protocol):
-    """An iterator of samples to an iterator of samples and rejects. A filter returns a `Reject` instead of dropping."""
+    """An iterator of samples to an iterator of samples and rejects. A filter returns a `Reject` instead of dropping.
+
+    A step with more to say in the lineage than its settings, such as `model` (digest) or `parents` (keys), has a method
+    `lineage(sample)` that is asked after every sample that it yields. A field `seed` needs no such method.
+    """
 
     name: ClassVar[str]
 
@@ -48,21 +51,16 @@ class SampleStage:
         raise NotImplementedError
 
     def __call__(self, samples: Iterator[Sample]) -> Iterator[Sample | Reject]:
-        for sample in samples:
-            try:
-                yield self.process(sample)
-            except SampleError as error:
-                yield Reject.of(sample, error.reason, error.figure, error.detail)
+        yield from each(self.process, samples)
 
 
-@runtime_checkable
-class Traced(Protocol):
-    """A source or stage with more to say in the lineage than its settings, such as `model` (digest) or `parents` (keys).
-
-    `lineage` is asked after every sample that the step yields. A field `seed` needs no such method.
-    """
-
-    def lineage(self, sample: Sample) -> dict[str, Any]: ...
+def each(process: Callable[[Sample], Sample | Reject], samples: Iterable[Sample]) -> Iterator[Sample | Reject]:
+    """`process` on one sample at a time; a SampleError becomes a reject."""
+    for sample in samples:
+        try:
+            yield process(sample)
+        except SampleError as error:
+            yield Reject.of(sample, error.reason, error.figure, error.detail)
 
 
 @runtime_checkable
@@ -75,11 +73,14 @@ class Source(Protocol):
 
     name: ClassVar[str]
 
-    def settings(self) -> dict[str, Any]: ...
+    def settings(self) -> dict[str, Any]:
+        return stage_settings(self)
 
-    def inputs(self) -> list[str]: ...
+    def inputs(self) -> list[str]:
+        return []
 
-    def licences(self) -> list[str]: ...
+    def licences(self) -> list[str]:
+        return []
 
     def splits(self) -> list[Any]: ...
 
@@ -101,14 +102,19 @@ class Pipeline:
         return any(getattr(stage, "on_device", False) for stage in self.stages)
 
 
-def stage_settings(stage: Stage) -> dict[str, Any]:
-    """The fields of a stage's dataclass, as json-able values."""
+def stage_settings(stage: object) -> dict[str, Any]:
+    """The fields of a step's dataclass, as json-able values."""
     return dataclasses.asdict(stage) if dataclasses.is_dataclass(stage) and not isinstance(stage, type) else {}
 
 
 def stage_digest(stage: Stage) -> str:
     """12 hex digits over name and settings: what the lineage calls `params`."""
     return digest_of([stage.name, stage_settings(stage)])[:12]
+
+
+def ranges(count: int, size: int) -> list[list[int]]:
+    """[first, end) of each split of `size` out of `count` items."""
+    return [[first, min(first + size, count)] for first in range(0, count, size)]
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

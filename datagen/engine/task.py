@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from lt.datagen.engine.code import code_version
 from lt.datagen.engine.plan import WRITE, Task, pipeline_code
-from lt.datagen.engine.stage import Pipeline, Source, Stage, Traced, model_seconds, stage_digest
+from lt.datagen.engine.stage import Pipeline, Source, Stage, model_seconds, stage_digest
 from lt.datagen.shards import LtError, Reject, Sample, SampleError, ShardWriter
 from lt.datagen.shards.errors import OutputError
 from lt.datagen.shards.manifest import Sidecar, StageMetrics, shard_name
@@ -163,8 +163,8 @@ class Meter(Iterator[Sample]):
                 raise SampleError("invalid-lineage", f"json.lineage is a {type(lineage).__name__}, want a list")
         except SampleError as error:
             return Reject(sample.key, error.reason, error.detail, error.figure)
-        extra = self._step.lineage(sample) if isinstance(self._step, Traced) else {}
-        lineage.append(self._entry | extra)
+        more = getattr(self._step, "lineage", None)
+        lineage.append(self._entry | (more(sample) if more else {}))
         return sample
 
 

@@ -103,8 +103,8 @@ def picture_kind(data: bytes) -> str:
     return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
 
 
-def open_image(data: bytes) -> Image.Image:
-    """Open JPEG, PNG or WebP bytes lazily, after checking the stated size against `MAX_PIXELS`.
+def open_image(data: bytes, formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP")) -> Image.Image:
+    """Open JPEG, PNG or WebP bytes (or Pillow's other `formats`) lazily, after checking the stated size against `MAX_PIXELS`.
 
     Raises:
         SampleError: `empty-image`, `undecodable-image` or `image-too-large`.
@@ -114,7 +114,7 @@ def open_image(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
+            image = Image.open(io.BytesIO(data), formats=formats)
     except Image.DecompressionBombError as error:
         raise SampleError("image-too-large", str(error)) from None
     except (

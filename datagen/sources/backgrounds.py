@@ -277,16 +277,18 @@ def _ripples(rng: np.random.Generator, top: float, bottom: float, colour: str) -
 
 def _dots(rng: np.random.Generator, top: float, bottom: float, count: int, radius: float, fill: str) -> str:
     centres = rng.uniform((0, top * 1000), (1000, bottom * 1000), (count, 2))
-    radii = rng.uniform(0.5, 1, count) * radius
-    circles = (f'<circle cx="{x:.0f}" cy="{y:.0f}" r="{r:.1f}"/>' for (x, y), r in zip(centres, radii, strict=True))
-    return f'<g fill="{fill}">{"".join(circles)}</g>'
+    return f'<g fill="{fill}">{_circles(centres, rng.uniform(0.5, 1, count) * radius)}</g>'
 
 
 def _rings(rng: np.random.Generator, count: int) -> str:
     """Bubbles."""
     centres, radii = rng.uniform((0, 0), (1000, 850), (count, 2)), rng.uniform(6, 16, count)
-    circles = (f'<circle cx="{x:.0f}" cy="{y:.0f}" r="{r:.1f}"/>' for (x, y), r in zip(centres, radii, strict=True))
-    return f'<g fill="none" stroke="#c9ebf7" stroke-width="4" opacity="0.7">{"".join(circles)}</g>'
+    return f'<g fill="none" stroke="#c9ebf7" stroke-width="4" opacity="0.7">{_circles(centres, radii)}</g>'
+
+
+def _circles(centres: np.ndarray, radii: np.ndarray) -> str:
+    circles = zip(centres, radii, strict=True)
+    return "".join(f'<circle cx="{x:.0f}" cy="{y:.0f}" r="{r:.1f}"/>' for (x, y), r in circles)
 
 
 def _boards(rng: np.random.Generator, horizon: float) -> str:

@@ -4,7 +4,6 @@ The annotation files are read once per run into a cache of one json line a pictu
 pictures of train2017 does not parse half a gigabyte for them.
 """
 
-import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -181,16 +180,6 @@ def _load_json(path: Path) -> Record:
     return value
 
 
-@contextlib.contextmanager
-def photos_root() -> Iterator[Path]:
-    """The folder of the shipped photographs, as a real path also where the package is zipped."""
-    from importlib.resources import as_file, files
-
-    with as_file(files("lt.datagen.sources") / "photos") as root:
-        yield root
-
-
 def photos_source(limit: int | None = None) -> CocoSource:
     """The photographs that ship with lt: freely licensed, annotated by hand (`photos/README.md` names each one's origin)."""
-    with photos_root() as root:
-        return CocoSource(root, "photos", limit, pictures="images", per_shard=4)
+    return CocoSource(Path(__file__).with_name("photos"), "photos", limit, pictures="images", per_shard=4)

@@ -1,17 +1,21 @@
-"""SVG to pixels: OpenMoji drawings cut to their ink, painted and rendered; any other SVG of ours.
+"""SVG to pixels: OpenMoji drawings cut to their ink, painted and rendered; any other SVG of ours. And drawn layers to samples.
 
 Pixels are uint8 RGBA [h, w, 4] with straight alpha. Rendering is resvg's: in software, the same on every machine.
 """
 
 import io
 import re
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from lt.datagen.shards.compose import alpha_box
+from lt.datagen.shards import Sample
+from lt.datagen.shards.compose import EXACT, alpha_box, composite
+from lt.datagen.shards.sample import layer_field
 
 SHADES = {
     "red": ("#ea5a47", "#d22f27"),
@@ -108,3 +112,19 @@ def repaint(svg: str, paint: str, colour: str) -> str:
     """Swap the two shades of `paint` for those of `colour` throughout an SVG."""
     shades = dict(zip(SHADES[paint], SHADES[colour], strict=True))
     return re.sub("|".join(shades), lambda found: shades[found.group().lower()], svg, flags=re.IGNORECASE)
+
+
+def drawn_layer(caption: dict[str, str], category: str, box: Sequence[int] | None, **more: Any) -> dict[str, Any]:
+    """The json of one drawn layer; `box`: (x, y, width, height) of its ink."""
+    return {"caption": caption, "category": category, "bbox": list(box or ()), "score": 1.0, "origin": "drawn", **more}
+
+
+def drawn_sample(
+    key: str, background: np.ndarray, layers: Sequence[np.ndarray], captions: dict[str, list[str]], meta: dict[str, Any]
+) -> Sample:
+    """A sample whose picture is `layers` [h, w, 4], lowest first, over `background` [h, w, 3], exact to the bit."""
+    height, width = background.shape[:2]
+    stated = {"captions": captions, "width": width, "height": height, "recomposition": dict(EXACT)}
+    fields = {layer_field(z): layer for z, layer in enumerate(layers)}
+    fields |= {"png": composite(background, layers), "background.png": background}
+    return Sample(key, {**fields, "txt": captions["en"][0], "json": stated | meta})

@@ -192,9 +192,14 @@ def joints(stance: Stance, build: Build) -> dict[str, Point]:
         half = (1.0, 1.0) if stance.facing else (SHOULDER * build.width, HIP * build.width)
         points[f"{side}_shoulder"] = _aside(points["neck"], up, across * half[0], -0.02)
         points[f"{side}_hip"] = (across * half[1], 0.0)
-        _add_limb(points, stance, side, "arm", ("shoulder", "elbow", "wrist"), (UPPER_ARM, FOREARM), sign)
-        legs = (THIGH * build.leg, SHIN * build.leg)
-        _add_limb(points, stance, side, "leg", ("hip", "knee", "ankle"), legs, sign)
+        for limb, names, lengths in (
+            ("arm", ("shoulder", "elbow", "wrist"), (UPPER_ARM, FOREARM)),
+            ("leg", ("hip", "knee", "ankle"), (THIGH * build.leg, SHIN * build.leg)),
+        ):
+            start, middle, end = (f"{side}_{name}" for name in names)
+            upper, lower = stance.angles[f"{side}_{limb}"]
+            points[middle] = _along(points[start], _direction(upper, sign), lengths[0])
+            points[end] = _along(points[middle], _direction(lower, sign), lengths[1])
         _add_ends(points, stance, side, sign)
     return points
 
@@ -221,21 +226,6 @@ def _add_face(points: dict[str, Point], stance: Stance, build: Build, up: Point)
         sign = _outwards(stance, side)
         points[f"{side}_eye"] = _aside(head, up, sign * 0.34 * size, 0.14 * size)
         points[f"{side}_ear"] = _aside(head, up, sign * 0.9 * size, 0.0)
-
-
-def _add_limb(
-    points: dict[str, Point],
-    stance: Stance,
-    side: str,
-    limb: str,
-    names: tuple[str, str, str],
-    lengths: tuple[float, float],
-    sign: int,
-) -> None:
-    start, middle, end = (f"{side}_{name}" for name in names)
-    upper, lower = stance.angles[f"{side}_{limb}"]
-    points[middle] = _along(points[start], _direction(upper, sign), lengths[0])
-    points[end] = _along(points[middle], _direction(lower, sign), lengths[1])
 
 
 def _add_ends(points: dict[str, Point], stance: Stance, side: str, sign: int) -> None:

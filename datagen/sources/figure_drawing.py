@@ -332,31 +332,18 @@ def _distance(p: Point, a: Point, b: Point) -> float:
 
 
 def _inside(p: Point, polygon: Sequence[Point]) -> bool:
-    """Even-odd rule."""
-    inside = False
-    for (ax, ay), (bx, by) in zip(polygon, [*polygon[1:], polygon[0]], strict=True):
-        if (ay > p[1]) != (by > p[1]) and p[0] < ax + (bx - ax) * (p[1] - ay) / (by - ay):
-            inside = not inside
-    return inside
+    import cv2
+
+    return cv2.pointPolygonTest(np.array(polygon, np.float32), p, False) > 0
 
 
 def _hull(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Convex hull (Andrew's monotone chain)."""
-    ordered = sorted(set(points))
+    """The convex hull, from its leftmost point on."""
+    import cv2
 
-    def chain(items: Sequence[Point]) -> list[Point]:
-        hull: list[Point] = []
-        for p in items:
-            while len(hull) > 1 and _cross(hull[-2], hull[-1], p) <= 0:
-                hull.pop()
-            hull.append(p)
-        return hull[:-1]
-
-    return tuple(chain(ordered) + chain(ordered[::-1]))
-
-
-def _cross(o: Point, a: Point, b: Point) -> float:
-    return (a[0] - o[0]) * (b[1] - o[1]) - (a[1] - o[1]) * (b[0] - o[0])
+    hull = [points[int(index)] for index in cv2.convexHull(np.array(points, np.float32), returnPoints=False)[:, 0]]
+    first = hull.index(min(hull))
+    return tuple(hull[first:] + hull[:first])
 
 
 def _darker(colour: str) -> str:

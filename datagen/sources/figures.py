@@ -16,9 +16,9 @@ import numpy as np
 from lt.datagen.engine.stage import rng_for
 from lt.datagen.pose import COCO_KEYPOINTS, draw_openpose
 from lt.datagen.shards import Sample
-from lt.datagen.shards.compose import EXACT, alpha_box, composite
+from lt.datagen.shards.compose import alpha_box
 from lt.datagen.sources.backgrounds import OUTDOOR, Background, sample_background
-from lt.datagen.sources.drawings import render_svg
+from lt.datagen.sources.drawings import drawn_layer, drawn_sample, render_svg
 from lt.datagen.sources.figure_body import ACTIONS, BUILDS, Point, Stance, joints, sample_stance
 from lt.datagen.sources.figure_drawing import (
     GARMENT_COLOURS,
@@ -36,9 +36,6 @@ from lt.datagen.sources.grammar import COLOURS_ZH, article
 from lt.datagen.sources.held_out import split_of
 from lt.datagen.sources.numbered import NumberedSource
 from lt.datagen.sources.openmoji import package_inputs
-
-CANNY = (100, 200)
-"""Lower and upper threshold of the edge map, on the grey picture."""
 
 _KINDS = ("plain", "plain", "fading", "fading", "room", "room", *OUTDOOR)
 _MARGIN = 0.03
@@ -78,14 +75,13 @@ class Figure:
 
     def keypoints(self, size: int) -> list[list[float]]:
         """COCO-17 in pixels of a picture of side `size`: [x, y, visibility]."""
-        return [self._keypoint(name, size) for name in COCO_KEYPOINTS]
-
-    def _keypoint(self, name: str, size: int) -> list[float]:
-        x, y = self.points[name]
-        if not (0 <= x < 1 and 0 <= y < 1):
-            return [0, 0, 0]
-        seen = visibility(name, part_of(name), self.stance, self.drawn, self.points)
-        return [round(x * size, 2), round(y * size, 2), seen]
+        found = []
+        for name in COCO_KEYPOINTS:
+            x, y = self.points[name]
+            seen = visibility(name, part_of(name), self.stance, self.drawn, self.points)
+            is_inside = 0 <= x < 1 and 0 <= y < 1
+            found.append([round(x * size, 2), round(y * size, 2), seen] if is_inside else [0, 0, 0])
+        return found
 
     def render(self, size: int) -> np.ndarray:
         """The person and its shadow, uint8 RGBA [size, size, 4]."""
@@ -160,54 +156,31 @@ class FiguresSource(NumberedSource):
 
     def sample(self, number: int) -> Sample:
         """The figure of this number. It is the same figure at every size."""
+        from lt.models.perception.opencv import Canny
+
         rng = rng_for(self.seed, "figures", self.split, str(number))
         figure = sample_figure(rng)
         while split_of(figure.pairs) != self.split:
             figure = sample_figure(rng)
         scenery = sample_background(rng, _KINDS)
         background, layer = scenery.render(self.size), figure.render(self.size)
-        picture = composite(background, [layer])
-        keypoints, said = figure.keypoints(self.size), captions(figure, scenery)
+        keypoints = figure.keypoints(self.size)
+        who, who_zh = _who(figure)
         box = alpha_box(layer[:, :, 3] > 255 * _SHADOW_ALPHA + 1)
-        fields = {
-            "png": picture,
-            "background.png": background,
-            "layer-00.png": layer,
-            "pose.png": draw_openpose([keypoints], self.size, self.size),
-            "edge.png": edges(picture),
-            "txt": said["en"][0],
-            "json": {
-                "captions": said,
-                "width": self.size,
-                "height": self.size,
-                "split": self.split,
-                "seed": self.seed,
-                "keypoints": [keypoints],
-                "figure": _describe(figure),
-                "background": {"kind": scenery.kind, "caption": scenery.captions},
-                "layers": [
-                    {
-                        "caption": {"en": _who(figure), "zh": f"一个{_who_zh(figure)}"},
-                        "category": "person",
-                        "bbox": list(box or ()),
-                        "visible": 1.0,
-                        "z": 0,
-                        "score": 1.0,
-                        "origin": "drawn",
-                    }
-                ],
-                "recomposition": dict(EXACT),
-                "source": {"name": "figures", "licence": "CC0-1.0"},
-            },
+        meta = {
+            "split": self.split,
+            "seed": self.seed,
+            "keypoints": [keypoints],
+            "figure": _describe(figure),
+            "background": {"kind": scenery.kind, "caption": scenery.captions},
+            "layers": [drawn_layer({"en": who, "zh": who_zh}, "person", box, visible=1.0, z=0)],
+            "source": {"name": "figures", "licence": "CC0-1.0"},
         }
-        return Sample(f"figure-{self.split}-{self.seed}-{number:06d}", fields)
-
-
-def edges(picture: np.ndarray) -> np.ndarray:
-    """OpenCV's Canny on the grey picture: uint8 [h, w], 0 or 255."""
-    import cv2
-
-    return cv2.Canny(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), *CANNY)
+        key = f"figure-{self.split}-{self.seed}-{number:06d}"
+        sample = drawn_sample(key, background, [layer], captions(figure, scenery), meta)
+        sample["pose.png"] = draw_openpose([keypoints], self.size, self.size)
+        (sample["edge.png"],) = Canny().edges([sample["png"]])
+        return sample
 
 
 # Captions
@@ -219,11 +192,9 @@ def captions(figure: Figure, scenery: Background) -> dict[str, list[str]]:
     words = {"side": figure.stance.side, "way": "left" if figure.stance.facing < 0 else "right"}
     does = action.en.format(**words)
     does_zh = action.zh.format(**{key: _SIDE_ZH.get(value, "") for key, value in words.items()})
-    view, view_zh = "", ""
-    if figure.stance.view == "back":
-        view, view_zh = ", seen from behind", "背对着我们"
+    view, view_zh = (", seen from behind", "背对着我们") if figure.stance.view == "back" else ("", "")
     half, half_zh = (", shown from the waist up", "，只看得到上半身") if figure.half else ("", "")
-    who, hair = _who(figure), _STYLE_EN[figure.looks.hair_style].format(figure.looks.hair)
+    (who, who_zh), hair = _who(figure), _STYLE_EN[figure.looks.hair_style].format(figure.looks.hair)
     hair_zh = _STYLE_ZH[figure.looks.hair_style].format(_HAIR_ZH[figure.looks.hair])
     person, person_zh = _person(figure)
     place = f"{where['en'][0].upper()}{where['en'][1:]}"
@@ -234,8 +205,8 @@ def captions(figure: Figure, scenery: Background) -> dict[str, list[str]]:
             f"a {person} with {hair} {does} {where['en']}{view}{half}, wearing {_clothes(figure)}",
         ],
         "zh": [
-            f"{where['zh']}，一个{_who_zh(figure)}{view_zh}{does_zh}{half_zh}",
-            f"{where['zh']}有一个{_who_zh(figure)}，{view_zh}{does_zh}{half_zh}。",
+            f"{where['zh']}，{who_zh}{view_zh}{does_zh}{half_zh}",
+            f"{where['zh']}有{who_zh}，{view_zh}{does_zh}{half_zh}。",
             f"一个{hair_zh}的{person_zh}在{where['zh']}{view_zh}{does_zh}，{_clothes_zh(figure, '，')}{half_zh}",
         ],
     }
@@ -245,12 +216,9 @@ def _person(figure: Figure) -> tuple[str, str]:
     return ("child", "孩子") if figure.looks.build.name == "child" else ("person", "人")
 
 
-def _who(figure: Figure) -> str:
-    return f"a {_person(figure)[0]} in {_clothes(figure)}"
-
-
-def _who_zh(figure: Figure) -> str:
-    return f"{_clothes_zh(figure, '、')}的{_person(figure)[1]}"
+def _who(figure: Figure) -> tuple[str, str]:
+    person, person_zh = _person(figure)
+    return f"a {person} in {_clothes(figure)}", f"一个{_clothes_zh(figure, '、')}的{person_zh}"
 
 
 def _clothes(figure: Figure) -> str:

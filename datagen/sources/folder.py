@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lt.datagen.engine.stage import Source
 from lt.datagen.shards import LtError, Reject, Sample, SampleError, codec
 from lt.datagen.shards.captions import UNTOLD, captions_by_language
 from lt.datagen.shards.sample import safe_key
@@ -16,7 +17,7 @@ from lt.datagen.sources.pictures import PICTURE_SUFFIXES, load_picture
 
 
 @dataclass(frozen=True)
-class FolderSource:
+class FolderSource(Source):
     """Every picture below `root`, by path, or `root` itself where it is a picture.
 
     The json may hold `captions`, `instances` (as COCO's) and anything else.
@@ -37,9 +38,6 @@ class FolderSource:
     def inputs(self) -> list[str]:
         """One digest over paths, sizes and times of change: contents are not read for it."""
         return [digest_of([self._stamp(path) for path in self._files])]
-
-    def licences(self) -> list[str]:
-        return []
 
     def splits(self) -> list[list[list[str]]]:
         """Lists of [key, path below the root]."""

@@ -55,7 +55,7 @@ def article(words: str) -> str:
         return "an"
     if start.startswith(_CONSONANT_VOWEL):
         return "a"
-    return "an" if start[0] in "aeiou" else "a"
+    return "an" if start.startswith(("a", "e", "i", "o", "u")) else "a"
 
 
 def plural(noun: str) -> str:
@@ -93,12 +93,9 @@ class Phrase:
         """`一只考拉`, `两个红色的小苹果`."""
         return f"{NUMBERS[self.count][1]}{self.concept.measure}{self._zh_words(self.size)}"
 
-    def the(self, with_colour: bool) -> str:
-        """The phrase when it was mentioned before: `the apples`; `with_colour` tells it from others of its kind."""
-        return f"the {self._en_words('', with_colour)}"
-
-    def the_zh(self, with_colour: bool) -> str:
-        return self._zh_words("", with_colour)
+    def the(self, with_colour: bool) -> tuple[str, str]:
+        """The phrase, en and zh, when it was mentioned before: `the apples`; `with_colour` tells it from others of its kind."""
+        return f"the {self._en_words('', with_colour)}", self._zh_words("", with_colour)
 
     @property
     def is_are(self) -> str:
@@ -158,11 +155,7 @@ def captions(phrases: Sequence[Phrase], clauses: Sequence[Clause], where: dict[s
 def _alone(phrase: Phrase, where: dict[str, str]) -> dict[str, list[str]]:
     en, zh = phrase.en, phrase.zh
     return {
-        "en": [
-            f"{en} {where['en']}",
-            f"{where['en']}, {en}",
-            f"There {phrase.is_are} {en} {where['en']}.",
-        ],
+        "en": [f"{en} {where['en']}", f"{where['en']}, {en}", f"There {phrase.is_are} {en} {where['en']}."],
         "zh": [f"{where['zh']}有{zh}", f"{zh}在{where['zh']}", f"图中{where['zh']}有{zh}。"],
     }
 
@@ -185,7 +178,7 @@ def _en_first(phrases: Sequence[Phrase], clause: Clause) -> str:
 
 
 def _en_rest(phrases: Sequence[Phrase], clauses: Sequence[Clause]) -> list[str]:
-    return [f"{phrases[c.subject].en} {RELATIONS[c.relation][0]} {_en_object(phrases, c)}" for c in clauses]
+    return [f"{phrases[c.subject].en} {RELATIONS[c.relation][0]} {_object(phrases, c)[0]}" for c in clauses]
 
 
 def _en_sentences(phrases: Sequence[Phrase], clauses: Sequence[Clause], where: str) -> str:
@@ -195,7 +188,7 @@ def _en_sentences(phrases: Sequence[Phrase], clauses: Sequence[Clause], where: s
     sentences = [f"{where[0].upper()}{where[1:]}, {text}."]
     for clause in rest:
         subject = phrases[clause.subject]
-        text = f"{subject.en} {subject.is_are} {RELATIONS[clause.relation][0]} {_en_object(phrases, clause)}."
+        text = f"{subject.en} {subject.is_are} {RELATIONS[clause.relation][0]} {_object(phrases, clause)[0]}."
         sentences.append(text[0].upper() + text[1:])
     return " ".join(sentences)
 
@@ -203,32 +196,20 @@ def _en_sentences(phrases: Sequence[Phrase], clauses: Sequence[Clause], where: s
 def _zh_compact(phrases: Sequence[Phrase], clauses: Sequence[Clause], where: str) -> str:
     first, *rest = clauses
     parts = [f"{phrases[first.subject].zh}在{phrases[first.objects[0]].zh}的{RELATIONS[first.relation][1]}"]
-    parts += [f"{phrases[c.subject].zh}在{_zh_object(phrases, c)}的{RELATIONS[c.relation][1]}" for c in rest]
+    parts += [f"{phrases[c.subject].zh}在{_object(phrases, c)[1]}的{RELATIONS[c.relation][1]}" for c in rest]
     return "，".join([where, *parts])
 
 
 def _zh_existential(phrases: Sequence[Phrase], clauses: Sequence[Clause], where: str) -> str:
     first, *rest = clauses
     parts = [f"{where}有{phrases[first.objects[0]].zh}，{RELATIONS[first.relation][1]}是{phrases[first.subject].zh}"]
-    parts += [f"{_zh_object(phrases, c)}的{RELATIONS[c.relation][1]}有{phrases[c.subject].zh}" for c in rest]
+    parts += [f"{_object(phrases, c)[1]}的{RELATIONS[c.relation][1]}有{phrases[c.subject].zh}" for c in rest]
     return "，".join(parts) + "。"
 
 
-def _en_object(phrases: Sequence[Phrase], clause: Clause) -> str:
+def _object(phrases: Sequence[Phrase], clause: Clause) -> tuple[str, str]:
+    """What a further clause relates to, en and zh; with its colour where `the balloon` alone would not say which."""
     if len(clause.objects) != 1:
-        return "them"
-    (index,) = clause.objects
-    return phrases[index].the(_needs_colour(phrases, index))
-
-
-def _zh_object(phrases: Sequence[Phrase], clause: Clause) -> str:
-    if len(clause.objects) != 1:
-        return "它们"
-    (index,) = clause.objects
-    return phrases[index].the_zh(_needs_colour(phrases, index))
-
-
-def _needs_colour(phrases: Sequence[Phrase], index: int) -> bool:
-    """Whether another phrase is of the same kind, so that `the balloon` alone would not say which."""
-    concept = phrases[index].concept
-    return sum(phrase.concept == concept for phrase in phrases) > 1
+        return "them", "它们"
+    phrase = phrases[clause.objects[0]]
+    return phrase.the(sum(other.concept == phrase.concept for other in phrases) > 1)

@@ -1,10 +1,11 @@
 """Worlds that make any number of samples: each depends on seed, split and its own number alone, never on order or workers."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
+from lt.datagen.engine.stage import Source, ranges
 from lt.datagen.shards import Reject, Sample
 from lt.datagen.shards.errors import UsageError
 
@@ -12,7 +13,7 @@ MIN_SIZE, MAX_SIZE = 64, 4096
 
 
 @dataclass(frozen=True)
-class NumberedSource:
+class NumberedSource(Source):
     """Samples `0 .. count - 1` of a split and seed; override `sample`.
 
     Args:
@@ -50,21 +51,10 @@ class NumberedSource:
         """The sample of this number."""
         raise NotImplementedError
 
-    def settings(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def inputs(self) -> list[str]:
-        """Digests of what is read: nothing, unless a world says so."""
-        return []
-
-    def licences(self) -> list[str]:
-        return []
-
     def splits(self) -> list[list[int]]:
         """[first, end) ranges of numbers."""
-        return [[first, min(first + self.shard_size, self.count)] for first in range(0, self.count, self.shard_size)]
+        return ranges(self.count, self.shard_size)
 
     def read(self, split: Any) -> Iterator[Sample | Reject]:
-        first, end = split
-        for number in range(first, end):
+        for number in range(*split):
             yield self.sample(number)

@@ -10,7 +10,7 @@ A sample: `png` (or `jpg`) on a plain background, `txt`, `json`; as `png` also `
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -19,10 +19,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from PIL import ImageColor
 
+from lt.datagen.engine.stage import Source, ranges
 from lt.datagen.shards import Reject, Sample
-from lt.datagen.shards.compose import EXACT, alpha_box, composite
+from lt.datagen.shards.compose import alpha_box
 from lt.datagen.shards.storage import digest_of, digest_of_file
-from lt.datagen.sources.drawings import drawing_files, plain_code, render_svg
+from lt.datagen.sources.drawings import drawing_files, drawn_layer, drawn_sample, plain_code, render_svg
 
 GROUPS = Path(__file__).with_name("emoji_groups.json")
 LICENCE = "CC BY-SA 4.0"
@@ -75,7 +76,7 @@ def package_inputs(*packages: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class OpenMojiSource:
+class OpenMojiSource(Source):
     """Single drawings, centred on a plain background.
 
     Args:
@@ -96,9 +97,6 @@ class OpenMojiSource:
     shard_size: int = 500
     name: ClassVar[str] = "openmoji"
 
-    def settings(self) -> dict[str, Any]:
-        return asdict(self)
-
     def inputs(self) -> list[str]:
         return [*package_inputs(), digest_of_file(GROUPS)]
 
@@ -107,8 +105,7 @@ class OpenMojiSource:
 
     def splits(self) -> list[list[int]]:
         """[first, end) ranges into the chosen drawings."""
-        total = len(self.chosen())
-        return [[first, min(first + self.shard_size, total)] for first in range(0, total, self.shard_size)]
+        return ranges(len(self.chosen()), self.shard_size)
 
     def read(self, split: Any) -> Iterator[Sample | Reject]:
         first, end = split
@@ -117,46 +114,33 @@ class OpenMojiSource:
 
     def chosen(self) -> list[Name]:
         """The drawings that the settings let through, by code points."""
-        return [name for name in named_drawings() if self._keeps(name)]
-
-    def _keeps(self, name: Name) -> bool:
-        return (
-            name.group != ""  # components: bare skin tones and hair
+        return [
+            name
+            for name in named_drawings()
+            if name.group != ""  # components: bare skin tones and hair
             and (self.skin_tones or not has_skin_tone(name.code))
             and (self.flags or name.group != "Flags")
             and (not self.things or name.group in THING_GROUPS)
-        )
+        ]
 
     def _sample(self, name: Name) -> Sample:
         layer = render_svg(drawing_files()[name.code].read_text("utf-8"), self.size, self.size)
-        background = np.empty((self.size, self.size, 3), np.uint8)
-        background[:] = ImageColor.getrgb(self.background)[:3]
+        background = np.full((self.size, self.size, 3), ImageColor.getrgb(self.background)[:3], np.uint8)
         captions = {"en": name.en, "zh": name.zh}
         meta = {
             "captions": captions,
-            "width": self.size,
-            "height": self.size,
             "source": {**SOURCE, "code": name.code},
             "group": name.group,
             "subgroup": name.subgroup,
             "thing": name.group in THING_GROUPS,
             "skin_tone": has_skin_tone(name.code),
+            "layers": [drawn_layer(captions, name.subgroup, alpha_box(layer[:, :, 3]))],
         }
-        fields: dict[str, Any] = {"txt": name.en, "json": meta, self.picture: composite(background, [layer])}
+        sample = drawn_sample(f"openmoji-{name.code}", background, [layer], {"en": [name.en]}, meta)
         if self.picture == "png":
-            fields |= {"background.png": background, "layer-00.png": layer}
-            box = alpha_box(layer[:, :, 3])
-            meta["layers"] = [
-                {
-                    "caption": captions,
-                    "category": name.subgroup,
-                    "bbox": list(box or ()),
-                    "score": 1.0,
-                    "origin": "drawn",
-                }
-            ]
-            meta["recomposition"] = dict(EXACT)
-        return Sample(f"openmoji-{name.code}", fields)
+            return sample
+        del sample.meta["layers"], sample.meta["recomposition"]
+        return Sample(sample.key, {self.picture: sample["png"], "txt": name.en, "json": sample.meta})
 
 
 def _words(name: str) -> str:

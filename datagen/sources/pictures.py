@@ -3,13 +3,12 @@
 The bytes of an upright RGB or grey JPEG, PNG or WebP are kept as they are; everything else becomes a lossless PNG.
 """
 
-import io
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
-from lt.datagen.shards.codec import MAX_PIXELS, decode_image, encode_image, short
+from lt.datagen.shards.codec import decode_image, encode_image, open_image, short
 from lt.datagen.shards.errors import SampleError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -30,7 +29,7 @@ def load_picture(path: Path, stated_size: tuple[int, int] | None = None) -> tupl
         SampleError: `missing-file`, `empty-image`, `undecodable-image`, `image-too-large`, `size-mismatch`.
     """
     data = _read(path)
-    image = _open(data)
+    image = open_image(data, _OPENED_FORMATS)
     turned = _should_turn(image, stated_size)
     width, height = image.size
     size = (height, width) if turned and _swaps_sides(image) else (width, height)
@@ -48,26 +47,11 @@ def _read(path: Path) -> bytes:
     try:
         if path.stat().st_size > _MAX_FILE_BYTES:
             raise SampleError("image-too-large", f"{path.name} has {path.stat().st_size} bytes", path.stat().st_size)
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise SampleError("missing-file", path.name) from None
     except OSError as error:
         raise SampleError("unreadable-file", f"{path.name}: {error.strerror}") from None
-    if not data:
-        raise SampleError("empty-image", f"{path.name} has 0 bytes")
-    return data
-
-
-def _open(data: bytes) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(data), formats=_OPENED_FORMATS)
-    except Image.DecompressionBombError as error:
-        raise SampleError("image-too-large", str(error)) from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise SampleError("undecodable-image", short(error)) from None
-    if image.width * image.height > MAX_PIXELS:
-        raise SampleError("image-too-large", f"{image.width}x{image.height} pixels", image.width * image.height)
-    return image
 
 
 def _orientation(image: Image.Image) -> int:

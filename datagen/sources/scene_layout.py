@@ -9,6 +9,7 @@ pixels.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain, combinations, product
 
 import numpy as np
 
@@ -21,7 +22,6 @@ from lt.datagen.sources.held_out import split_of
 Box = tuple[float, float, float, float]
 
 SPLITS = ("train", "test", "novel")
-MAX_OBJECTS = 4
 MARGIN = 0.02
 MIN_OVERLAP = 0.3
 """Things are beside each other if their boxes share this part of the lower one's height (above: of the narrower one's width)."""
@@ -63,13 +63,8 @@ class Plan:
     @property
     def is_unambiguous(self) -> bool:
         """Whether every two phrases differ in kind, or are of one kind in two named colours."""
-        for index, phrase in enumerate(self.phrases):
-            for other in self.phrases[:index]:
-                if phrase.concept == other.concept and (
-                    phrase.colour == other.colour or not phrase.colour or not other.colour
-                ):
-                    return False
-        return True
+        alike = [(a.colour, b.colour) for a, b in combinations(self.phrases, 2) if a.concept == b.concept]
+        return all(a and b and a != b for a, b in alike)
 
     @property
     def in_sky(self) -> bool:
@@ -84,15 +79,6 @@ class Plan:
     def split(self) -> str:
         """Which split a scene of this plan belongs to: `novel` before `test` before `train`."""
         return "novel" if self.novel else split_of(self.pairs)
-
-
-@dataclass(frozen=True)
-class Placed:
-    """One drawing on the canvas: which phrase it belongs to, where its ink is, how deep it lies (0 is the lowest)."""
-
-    phrase: int
-    box: Box
-    depth: int
 
 
 # Planning
@@ -132,11 +118,7 @@ def _try_plan(
         phrases[1] = replace(phrases[0], colour=_other_colour(rng, phrases[0]), count=counts[1])
     backdrop = None
     if len(phrases) > 1 and counts[-1] == 1 and rng.random() < 0.3:
-        large = [
-            concept
-            for concept in candidates
-            if concept.backdrop and (concept.place == "ground" or not background.horizon)
-        ]
+        large = [c for c in candidates if c.backdrop and (c.place == "ground" or not background.horizon)]
         if large:
             backdrop = len(phrases) - 1
             phrases[-1] = Phrase(large[int(rng.integers(len(large)))])
@@ -198,8 +180,8 @@ def _relations(background: Background, place: str, other: str) -> tuple[str, ...
 # Layout
 
 
-def lay_out(rng: np.random.Generator, plan: Plan, background: Background) -> list[Placed]:
-    """Boxes and depths for every thing of the plan, lowest first.
+def lay_out(rng: np.random.Generator, plan: Plan, background: Background) -> list[tuple[int, Box]]:
+    """Every thing of the plan, lowest first: which phrase it belongs to, and where its ink is.
 
     Raises:
         DoesNotFit: no place was found in this try.
@@ -217,16 +199,9 @@ def lay_out(rng: np.random.Generator, plan: Plan, background: Background) -> lis
                 placed[index] = _put(rng, groups[index], clause, placed, background)
     placed = placed or {0: groups[0]}
     _check_apart(plan, placed)
-    shift = _fit(rng, plan, placed, background)
-    depths = _depths(plan, placed)
-    return sorted(
-        (
-            Placed(index, (x + shift[0], y + shift[1], width, height), depths[index])
-            for index, boxes in placed.items()
-            for x, y, width, height in boxes
-        ),
-        key=lambda thing: thing.depth,
-    )
+    right, down = _fit(rng, plan, placed, background)
+    order = _painting_order(plan, placed)
+    return [(index, (x + right, y + down, width, height)) for index in order for x, y, width, height in placed[index]]
 
 
 def _arrange(
@@ -281,13 +256,10 @@ def _check_apart(plan: Plan, placed: dict[int, list[Box]]) -> None:
     meeting = {frozenset((c.subject, o)) for c in plan.clauses if c.relation in ("front", "behind") for o in c.objects}
     if plan.backdrop is not None:
         meeting |= {frozenset((plan.backdrop, index)) for index in placed}
-    for first in placed:
-        for second in placed:
-            if first < second and frozenset((first, second)) not in meeting:
-                for a in placed[first]:
-                    for b in placed[second]:
-                        if _overlap(a, b, 0) > -0.01 and _overlap(a, b, 1) > -0.01:
-                            raise DoesNotFit
+    apart = [pair for pair in combinations(placed, 2) if frozenset(pair) not in meeting]
+    for a, b in chain.from_iterable(product(placed[first], placed[second]) for first, second in apart):
+        if _overlap(a, b, 0) > -0.01 and _overlap(a, b, 1) > -0.01:
+            raise DoesNotFit
 
 
 def _fit(
@@ -309,8 +281,8 @@ def _fit(
     return float(rng.uniform(left, right)), float(rng.uniform(top, bottom))
 
 
-def _depths(plan: Plan, placed: dict[int, list[Box]]) -> dict[int, int]:
-    """The order of painting: the backdrop first, `front` after `behind`, else by where the feet are."""
+def _painting_order(plan: Plan, placed: dict[int, list[Box]]) -> list[int]:
+    """The phrases, lowest first: the backdrop, `front` after `behind`, else by where the feet are."""
     order = sorted(
         placed, key=lambda index: (index != plan.backdrop, union(placed[index])[1] + union(placed[index])[3])
     )
@@ -319,7 +291,7 @@ def _depths(plan: Plan, placed: dict[int, list[Box]]) -> dict[int, int]:
             order.remove(clause.subject)
             spots = [order.index(index) for index in clause.objects]
             order.insert(max(spots) + 1 if clause.relation == "front" else min(spots), clause.subject)
-    return {index: depth for depth, index in enumerate(order)}
+    return order
 
 
 # What is true of boxes

@@ -9,19 +9,18 @@ concept that are not held out; every `test` scene shows at least one that is; ev
 that neither of them knows.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from lt.datagen.engine.stage import rng_for
 from lt.datagen.shards import Sample
-from lt.datagen.shards.compose import EXACT, alpha_box, composite
-from lt.datagen.shards.sample import layer_field
+from lt.datagen.shards.compose import alpha_box
 from lt.datagen.shards.storage import digest_of_file
 from lt.datagen.sources.backgrounds import OUTDOOR, Background, sample_background
 from lt.datagen.sources.concepts import TABLE
-from lt.datagen.sources.drawings import draw
+from lt.datagen.sources.drawings import draw, drawn_layer, drawn_sample
 from lt.datagen.sources.grammar import Phrase, captions
 from lt.datagen.sources.numbered import NumberedSource
 from lt.datagen.sources.openmoji import ATTRIBUTION, LICENCE, SOURCE, package_inputs
@@ -103,9 +102,7 @@ def make_scene(rng: np.random.Generator, split: str, size: int) -> Scene:
                 things = lay_out(rng, plan, background)
             except DoesNotFit:
                 continue
-            scene = Scene(
-                plan, background, tuple(_layer(plan.phrases[t.phrase], t.phrase, t.box, size) for t in things)
-            )
+            scene = Scene(plan, background, tuple(_layer(plan.phrases[n], n, box, size) for n, box in things))
             if scene.holds():
                 return scene
     raise RuntimeError(f"found no {split} scene of {size} pixels")
@@ -131,26 +128,16 @@ class ScenesSource(NumberedSource):
         background = scene.background.render(self.size)
         layers = [layer.pixels for layer in scene.layers]
         said = captions(scene.plan.phrases, scene.plan.clauses, scene.background.where(scene.plan.in_sky))
-        fields: dict[str, Any] = {
-            "png": composite(background, layers),
-            "background.png": background,
-            "txt": said["en"][0],
-        }
-        fields |= {layer_field(z): layer for z, layer in enumerate(layers)}
-        fields["json"] = {
-            "captions": said,
-            "width": self.size,
-            "height": self.size,
+        meta = {
             "split": self.split,
             "seed": self.seed,
             "novel": scene.plan.novel,
             "background": {"kind": scene.background.kind, "caption": scene.background.captions},
             "layers": _describe(scene),
             "relations": scene.relations(),
-            "recomposition": dict(EXACT),
             "source": dict(SOURCE),
         }
-        return Sample(key, fields)
+        return drawn_sample(key, background, layers, said, meta)
 
 
 def _layer(phrase: Phrase, index: int, box: tuple[float, float, float, float], size: int) -> Layer:
@@ -169,23 +156,9 @@ def _describe(scene: Scene) -> list[dict[str, Any]]:
     described = []
     for z, (layer, visible) in enumerate(zip(scene.layers, scene.visible(), strict=True)):
         phrase = scene.plan.phrases[layer.phrase]
-        one = Phrase(phrase.concept, 1, phrase.colour, phrase.size)
-        described.append(
-            {
-                "caption": {"en": one.en, "zh": one.zh},
-                "category": phrase.concept.en,
-                "bbox": list(layer.box),
-                "visible": visible,
-                "z": z,
-                "attributes": {
-                    "colour": phrase.colour,
-                    "size": phrase.size,
-                    "kind": phrase.concept.category,
-                    "code": phrase.concept.code,
-                },
-                "phrase": layer.phrase,
-                "score": 1.0,
-                "origin": "drawn",
-            }
-        )
+        one, concept = replace(phrase, count=1), phrase.concept
+        caption = {"en": one.en, "zh": one.zh}
+        said = {"colour": phrase.colour, "size": phrase.size, "kind": concept.category, "code": concept.code}
+        more = {"visible": visible, "z": z, "attributes": said, "phrase": layer.phrase}
+        described.append(drawn_layer(caption, concept.en, layer.box, **more))
     return described

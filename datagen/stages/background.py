@@ -13,14 +13,14 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from lt.datagen.engine.stage import SampleStage, model_time
+from lt.datagen.engine.stage import model_time
 from lt.datagen.shards import Sample
-from lt.datagen.stages.masks import disc, expert, expert_class, is_on_device
+from lt.datagen.stages.masks import ExpertStage, disc
 from lt.datagen.stages.matte import ALPHA, BEHIND
 
 
 @dataclass(frozen=True)
-class CompleteBackground(SampleStage):
+class CompleteBackground(ExpertStage):
     """Inpaint what the layers covered, looking only at pixels that stay clear of their edges."""
 
     inpainter: str = "patches"
@@ -32,20 +32,13 @@ class CompleteBackground(SampleStage):
     budget: float = 0.009
     """RMS error of the whole picture, in 0..1, that taking traces away may cost; else `trace` is lowered."""
     name: ClassVar[str] = "complete-background"
-
-    @property
-    def on_device(self) -> bool:
-        return is_on_device("inpainter", self.inpainter)
-
-    @property
-    def made_by(self) -> tuple[str, ...]:
-        return (expert_class("inpainter", self.inpainter),)
+    kind: ClassVar[str] = "inpainter"
 
     def process(self, sample: Sample) -> Sample:
         picture, covered = sample.picture, sample[ALPHA].max(axis=0)
         hole = cv2.dilate((covered > 0).astype(np.uint8), disc(self.clear)).astype(bool)
         with model_time():
-            filled = expert("inpainter", self.inpainter).inpaint([picture], [hole])[0].astype(np.float32) / 255
+            filled = self.expert.inpaint([picture], [hole])[0].astype(np.float32) / 255
         sample["background.png"] = np.round(self._joined(sample[BEHIND], filled, covered) * 255).astype(np.uint8)
         return sample
 

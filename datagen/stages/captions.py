@@ -18,6 +18,7 @@ from typing import ClassVar
 from lt.datagen.engine.stage import SampleStage
 from lt.datagen.shards import Sample
 from lt.datagen.shards.captions import LANGUAGES, captions_by_language
+from lt.datagen.sources.grammar import article, plural
 from lt.datagen.stages.colours import NAMES, colour_share
 from lt.datagen.stages.masks import MASKS, expert, expert_class
 from lt.datagen.stages.nouns import chinese_nouns, names_category, table
@@ -33,6 +34,12 @@ _PLACE_ZH = re.compile(
 )
 _PARSERS = {"en": "spacy", "zh": "jieba"}
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
+_HOW_MANY = {*NUMBERS, "a", "an", "the", "several", "many", "some", "few", "both", "all", "his", "her", "their"}
+_PAIRS = ("skis", "scissors")
+_IRREGULAR = {"person": "people", "mouse": "mice", "sheep": "sheep", "knife": "knives"} | {
+    pair: pair for pair in _PAIRS
+}
+"""Plurals of COCO's categories that `plural` does not know."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,7 @@ def _english(text: str, phrases: list[Phrase], number: int, category: str) -> Ca
         words, head, plural = words[:-1], words[-2].lower(), False
     worn = "" if len(words) < len(phrase.text.split()) else _worn(text, phrases, number)
     said = " ".join(words) + worn
-    body = [word for word in words if not _counts(word)]
+    body = [word for word in words if word.lower() not in _HOW_MANY]
     several = head in ("people", "group", "crowd", "couple", "team", "family")
     one = " ".join([*body[:-1], "person" if several else head])
     return Candidate(
@@ -166,21 +173,14 @@ def _english(text: str, phrases: list[Phrase], number: int, category: str) -> Ca
 
 def _worn(text: str, phrases: list[Phrase], number: int) -> str:
     """ " in a red jacket" where the phrase that follows says what is worn, or in which colour; else nothing."""
-    if number + 1 == len(phrases):
-        return _in_colour(text, phrases[number].end)
-    following = phrases[number + 1]
-    between = text[phrases[number].end : following.start]
-    if not _JOINT.fullmatch(between):
-        return _in_colour(text, phrases[number].end)
-    words = following.text.split()
-    while words and words[-1].lower() not in table()["worn"]:
-        words.pop()
-    return between + " ".join(words) if words else _in_colour(text, phrases[number].end)
-
-
-def _in_colour(text: str, start: int) -> str:
-    """ " in blue" where the text goes on so."""
-    found = re.match(r"\s+in\s+([a-z]+)\b", text[start:])
+    end = phrases[number].end
+    for following in phrases[number + 1 : number + 2]:
+        between, words = text[end : following.start], following.text.split()
+        while words and words[-1].lower() not in table()["worn"]:
+            words.pop()
+        if words and _JOINT.fullmatch(between):
+            return between + " ".join(words)
+    found = re.match(r"\s+in\s+([a-z]+)\b", text[end:])
     return found.group(0) if found and found.group(1) in NAMES else ""
 
 
@@ -197,38 +197,8 @@ def category_phrase(category: str, count: int, lang: str) -> str | None:
     if lang == "zh":
         return next(iter(chinese_nouns(category)), None)
     if count == 1:
-        return category if category in ("skis", "scissors") else f"{article(category)} {category}"
-    return f"{NUMBERS[count] if count < len(NUMBERS) else 'many'} {plural_of(category)}"
-
-
-def plural_of(category: str) -> str:
-    """The English plural of a COCO category."""
-    irregular = {"person": "people", "mouse": "mice", "sheep": "sheep", "knife": "knives", "skis": "skis"}
-    hissing = category.endswith(("s", "x", "ch", "sh")) and category != "scissors"
-    return irregular.get(category) or (category if category == "scissors" else category + ("es" if hissing else "s"))
-
-
-def article(phrase: str) -> str:
-    return "an" if phrase[:1].lower() in "aeiou" else "a"
-
-
-def _counts(word: str) -> bool:
-    """Whether an English word only says how many: articles, numbers, "several"."""
-    return word.lower() in {
-        *NUMBERS,
-        "a",
-        "an",
-        "the",
-        "several",
-        "many",
-        "some",
-        "few",
-        "both",
-        "all",
-        "his",
-        "her",
-        "their",
-    }
+        return category if category in _PAIRS else f"{article(category)} {category}"
+    return f"{NUMBERS[count] if count < len(NUMBERS) else 'many'} {_IRREGULAR.get(category) or plural(category)}"
 
 
 def background_phrase(texts: list[str], phrases: list[list[Phrase]], taken: set[str]) -> str | None:

@@ -6,6 +6,7 @@ Everything else stays background.
 """
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, ClassVar
 
 import cv2
@@ -95,34 +96,31 @@ class ChooseEntities(SampleStage):
 
     def _touching_pair(self, candidates: list[Candidate], pixels: int) -> tuple[int, int] | None:
         """The smallest two of one category that touch and together are not too large, as (larger, smaller)."""
-        for small in range(len(candidates) - 1, 0, -1):
-            for large in range(small - 1, -1, -1):
-                one, other = candidates[large], candidates[small]
-                if (
-                    one.main["category"] == other.main["category"]
-                    and contact(one.mask, other.mask, self.reach)
-                    and (one.mask | other.mask).sum() <= self.max_area * pixels
-                ):
-                    return large, small
+        for small, large in combinations(reversed(range(len(candidates))), 2):
+            one, other = candidates[large], candidates[small]
+            is_small = (one.mask | other.mask).sum() <= self.max_area * pixels
+            alike = one.main["category"] == other.main["category"]
+            if is_small and alike and contact(one.mask, other.mask, self.reach):
+                return large, small
         return None
 
 
 def extent(instance: dict[str, Any], height: int, width: int) -> np.ndarray:
-    """The instance's annotated mask [height, width], or its filled box where it has none.
+    """The instance's annotated mask [height, width], or its filled box where it has none. Raises SampleError `bad-annotation`."""
+    mask = annotated(instance, height, width)
+    if mask is None:
+        x0, y0, x1, y1 = corners(instance, height, width)
+        mask = np.zeros((height, width), bool)
+        mask[y0:y1, x0:x1] = True
+    return mask
 
-    Raises:
-        SampleError: `bad-annotation`.
-    """
+
+def annotated(instance: dict[str, Any], height: int, width: int) -> np.ndarray | None:
+    """The mask [height, width] that the source gives for an instance, if any. Raises SampleError `bad-annotation`."""
     try:
-        mask = mask_of(instance.get("segmentation"), height, width)
+        return mask_of(instance.get("segmentation"), height, width)
     except ValueError as error:
         raise SampleError("bad-annotation", f"instance {instance.get('id')}: {error}") from None
-    if mask is not None:
-        return mask
-    x0, y0, x1, y1 = corners(instance, height, width)
-    mask = np.zeros((height, width), bool)
-    mask[y0:y1, x0:x1] = True
-    return mask
 
 
 def corners(instance: dict[str, Any], height: int, width: int) -> tuple[int, int, int, int]:

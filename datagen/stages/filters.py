@@ -1,14 +1,14 @@
 """What is not good enough, with the reason and the figure that decided.
 
-| reason | figure | where |
-|---|---|---|
-| picture-too-small | shorter side in pixels | whole sample |
-| near-duplicate | Hamming distance of the perceptual hashes | whole sample |
-| too-small | share of the picture | entity, else sample |
-| too-fragmented | share of the largest piece in the entity | entity, else sample |
-| touches-border | share of the outline that lies on the picture's border | entity, else sample |
-| poor-recomposition | dB | whole sample |
-| layer-vanished | opaque share of the picture left by the matte | whole sample |
+| reason | figure |
+|---|---|
+| picture-too-small | shorter side in pixels |
+| near-duplicate | Hamming distance of the perceptual hashes |
+| too-small | share of the picture |
+| too-fragmented | share of the largest piece in the entity |
+| touches-border | share of the outline that lies on the picture's border |
+| poor-recomposition | dB |
+| layer-vanished | opaque share of the picture left by the matte |
 
 An entity that fails stays background and is named in `json.left_in_background`; a sample is rejected when none is left.
 """
@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
-from lt.datagen.engine.stage import SampleStage
-from lt.datagen.shards import Reject, Sample, SampleError
+from lt.datagen.engine.stage import SampleStage, each
+from lt.datagen.shards import Reject, Sample
 from lt.datagen.stages.masks import MASKS, pieces
 from lt.datagen.stages.matte import ALPHA
 
@@ -42,11 +42,7 @@ class DropDuplicates:
 
     def __call__(self, samples: Iterator[Sample]) -> Iterator[Sample | Reject]:
         seen: list[tuple[np.ndarray, str]] = []
-        for sample in samples:
-            try:
-                yield self._judge(sample, seen)
-            except SampleError as error:
-                yield Reject.of(sample, error.reason, error.figure, error.detail)
+        yield from each(lambda sample: self._judge(sample, seen), samples)
 
     def _judge(self, sample: Sample, seen: list[tuple[np.ndarray, str]]) -> Sample | Reject:
         side = min(sample.picture.shape[:2])

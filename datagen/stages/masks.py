@@ -3,23 +3,48 @@
 Writes the working field `work-masks.npy`, bool [k, h, w], in the order of `json.entities`, and each entity's `origin`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 
 from lt.datagen.engine.stage import SampleStage, model_time
-from lt.datagen.shards import LtError, Reject, Sample, SampleError
-from lt.datagen.stages.entities import corners
-from lt.models.perception.annotations import mask_of
+from lt.datagen.shards import LtError, Reject, Sample
+from lt.datagen.stages.entities import annotated, corners
 from lt.models.perception.registry import BACKENDS, BackendError, load, target
 
 MASKS = "work-masks.npy"
 
 
+class ExpertStage(SampleStage):
+    """A stage that asks a perception backend. `kind` is the backend's kind, and the stage's field with its name."""
+
+    kind: ClassVar[str]
+
+    @property
+    def expert(self) -> Any:
+        return expert(self.kind, self._backend)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether the backend computes on an accelerator where there is one; of an unknown one `made_by` complains."""
+        known = [backend for backend in BACKENDS if backend.kind == self.kind and backend.on_device]
+        return self._backend.partition(":")[0] in [backend.name for backend in known]
+
+    @property
+    def made_by(self) -> tuple[str, ...]:
+        return (expert_class(self.kind, self._backend),)
+
+    @property
+    def _backend(self) -> str:
+        return getattr(self, self.kind)
+
+
 @dataclass(frozen=True)
-class MakeMasks(SampleStage):
+class MakeMasks(ExpertStage):
     """One clean mask an entity; a box without a mask goes to `segmenter`."""
 
     segmenter: str = "opencv"
@@ -27,14 +52,7 @@ class MakeMasks(SampleStage):
     speck: float = 0.01
     """Islands and holes smaller than this share of the entity are removed."""
     name: ClassVar[str] = "make-masks"
-
-    @property
-    def on_device(self) -> bool:
-        return is_on_device("segmenter", self.segmenter)
-
-    @property
-    def made_by(self) -> tuple[str, ...]:
-        return (expert_class("segmenter", self.segmenter),)
+    kind: ClassVar[str] = "segmenter"
 
     def process(self, sample: Sample) -> Sample | Reject:
         entities, masks = sample.meta["entities"], []
@@ -59,40 +77,21 @@ class MakeMasks(SampleStage):
         if boxes:
             with model_time():
                 its = [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes.values()]
-                (masks,) = expert("segmenter", self.segmenter).segment([picture], [its])
+                (masks,) = self.expert.segment([picture], [its])
             found |= {number: (mask, self.segmenter) for number, mask in zip(boxes, masks, strict=True)}
         return found
 
 
-def annotated(instance: dict[str, Any], height: int, width: int) -> np.ndarray | None:
-    """The mask [height, width] that the source gives for an instance. Raises SampleError if it is malformed."""
+def _asked(ask: Callable[[str, str], Any], kind: str, name: str) -> Any:
+    """What the registry of backends answers, its complaint as an error for people."""
     try:
-        return mask_of(instance.get("segmentation"), height, width)
-    except ValueError as error:
-        raise SampleError("bad-annotation", f"instance {instance.get('id')}: {error}") from None
-
-
-def is_on_device(kind: str, name: str) -> bool:
-    """Whether the backend computes on an accelerator where there is one; an unknown one is complained of when it is loaded."""
-    return any(
-        backend.on_device for backend in BACKENDS if (backend.kind, backend.name) == (kind, name.partition(":")[0])
-    )
-
-
-def expert(kind: str, name: str) -> Any:
-    """The perception backend, with its complaint as an error for people."""
-    try:
-        return load(kind, name)
+        return ask(kind, name)
     except BackendError as error:
         raise LtError(error.message, error.hint) from None
 
 
-def expert_class(kind: str, name: str) -> str:
-    """The backend's class as `module:Class`, which a stage that is told its name is made by."""
-    try:
-        return target(kind, name)
-    except BackendError as error:
-        raise LtError(error.message, error.hint) from None
+expert, expert_class = partial(_asked, load), partial(_asked, target)
+"""A backend by kind and name; its class as `module:Class`, which a stage that is told its name is made by."""
 
 
 def clean(mask: np.ndarray, speck: float) -> np.ndarray:

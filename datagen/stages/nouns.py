@@ -15,12 +15,6 @@ def table() -> dict[str, Any]:
     return json.loads(files("lt.datagen.stages").joinpath("nouns.json").read_text("utf-8"))
 
 
-def english_nouns(category: str) -> list[str]:
-    """Lemmas, lower case, that name `category`."""
-    known = table()["categories"].get(category)
-    return [category, *(known["en"] if known else [category.split()[-1]])]
-
-
 def chinese_nouns(category: str) -> list[str]:
     """Words that name `category`, its usual name first; empty where the table does not have it."""
     known = table()["categories"].get(category)
@@ -29,4 +23,5 @@ def chinese_nouns(category: str) -> list[str]:
 
 def names_category(noun: str, category: str) -> bool:
     """Whether the English `noun` (a lemma, lower case) names `category`."""
-    return noun in english_nouns(category)
+    known = table()["categories"].get(category)
+    return noun in [category, *(known["en"] if known else category.split()[-1:])]

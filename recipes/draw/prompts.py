@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lt.datagen.shards import LtError, Reject, Sample, SampleError, Shards, UsageError, captions_of, open_shards
-from lt.datagen.shards.reader import shard_identity
+from lt.datagen.engine.stage import Source, ranges
+from lt.datagen.shards import LtError, Reject, Sample, SampleError, UsageError, captions_of
 from lt.datagen.shards.storage import digest_of_file
+from lt.datagen.sources.shards import ShardSource
 from lt.models.nn.tokenizers import split_words
 from lt.recipes.diffusion.controls import control_picture
 from lt.recipes.diffusion.pictures import Size
@@ -25,7 +26,7 @@ SHARD_SIZE = 32
 
 
 @dataclass(frozen=True)
-class PromptSource:
+class PromptSource(Source):
     """`count` samples from prompts in turn, each with the same control pictures.
 
     Args:
@@ -68,14 +69,8 @@ class PromptSource:
             "photos": files[len(self.pictures) :],
         }
 
-    def inputs(self) -> list[str]:
-        return []
-
-    def licences(self) -> list[str]:
-        return []
-
     def splits(self) -> list[list[int]]:
-        return ranges(self.count)
+        return ranges(self.count, SHARD_SIZE)
 
     def read(self, split: Any) -> Iterator[Sample | Reject]:
         for number in range(*split):
@@ -90,7 +85,7 @@ class PromptSource:
 
 
 @dataclass(frozen=True)
-class ShardPrompts:
+class ShardPrompts(ShardSource):
     """The first `count` samples of shards: their captions (first wording) as prompts, their own control pictures.
 
     Args:
@@ -99,7 +94,6 @@ class ShardPrompts:
             cannot be had is rejected.
     """
 
-    where: str
     count: int
     seed: int
     size: Size
@@ -109,14 +103,8 @@ class ShardPrompts:
     def settings(self) -> dict[str, Any]:
         return {"count": self.count, "seed": self.seed, "controls": self.controls}
 
-    def inputs(self) -> list[str]:
-        return [":".join(shard_identity(shard)) for shard in self._shards.shards]
-
-    def licences(self) -> list[str]:
-        return list(self._shards.manifest.licences) if self._shards.manifest else []
-
     def splits(self) -> list[list[int]]:
-        return ranges(self.total)
+        return ranges(self.total, SHARD_SIZE)
 
     @property
     def total(self) -> int:
@@ -145,21 +133,12 @@ class ShardPrompts:
             raise SampleError(f"{control}-of-another-aspect", f"{width}x{height}")
         return picture
 
-    @cached_property
-    def _shards(self) -> Shards:
-        return open_shards(self.where)
-
 
 def request(key: str, prompt: str, seed: int, fields: Mapping[str, Any], prompt_of: str = "") -> Sample:
     """A sample that waits for its picture: prompt, seed, control pictures."""
     language = "zh" if any("\u3400" <= word <= "\u9fff" for word in split_words(prompt)) else "en"
     meta: dict[str, Any] = {"captions": {language: prompt}, "seed": seed}
     return Sample(key, {**fields, "txt": prompt, "json": meta | ({"prompt_of": prompt_of} if prompt_of else {})})
-
-
-def ranges(count: int) -> list[list[int]]:
-    """[first, end) of each shard."""
-    return [[first, min(first + SHARD_SIZE, count)] for first in range(0, count, SHARD_SIZE)]
 
 
 def read_prompts(file: Path) -> list[str]:

@@ -80,7 +80,7 @@ def stuff(tmp_path: Path, monkeypatch) -> Iterator[Path]:
 
 
 def _forget() -> None:
-    for cached in (code._digest, code._Module.of, code._file):
+    for cached in (code._digest, code._parsed, code._file):
         cached.cache_clear()
 
 
@@ -214,9 +214,9 @@ def test_what_steps_say_of_their_code_is_there():
     steps = list(_steps())
     assert len(steps) >= 20
     for kind in steps:
-        assert code._definitions(kind.__module__, kind.__name__).body
+        assert code._statements(kind.__module__, kind.__name__)
         made_by = getattr(kind, "made_by", ())
         for name in () if isinstance(made_by, property) else made_by:
-            assert code._definitions(*code._definition(name)).body, f"{kind.__name__}: there is no {name}"
+            assert code._statements(*code._definition(name)), f"{kind.__name__}: there is no {name}"
     for name in (*code._BOOKKEEPING, *code._BUT_FOR):
         assert code._file(name), f"there is no module {name}"
