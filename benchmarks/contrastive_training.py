@@ -25,8 +25,7 @@ import torch
 
 from lt.datagen.shards import Sample, ShardWriter, open_shards
 from lt.recipes import registry
-from lt.recipes.contrastive.settings import TextSettings
-from lt.recipes.contrastive.texts import make_tokenizer
+from lt.recipes.contrastive.settings import TextSettings, make_tokenizer
 from lt.recipes.training.loader import Examples, training_loader
 from lt.recipes.training.loop import train
 from lt.recipes.training.order import Order

@@ -65,7 +65,7 @@ class Aligned:
             centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
             ink = _colour(owner[word], (110, 110, 110))
             draw.text(centre, str(word), ink, font(CELL * 0.45), "mm", stroke_width=3, stroke_fill="white")
-        return _above(page, self._legend(side, owner))
+        return sheet([[np.asarray(page)], [np.asarray(self._legend(side, owner))]], gap=0)
 
     def _legend(self, width: int, owner: Sequence[int]) -> Image.Image:
         letters, height, margin = font(15), 22, 6
@@ -106,7 +106,7 @@ def titled(picture: np.ndarray, text: str) -> np.ndarray:
     draw = ImageDraw.Draw(head)
     for number, line in enumerate(lines):
         draw.text((4, 4 + 20 * number), line, font=letters, fill="black")
-    return _above(head, Image.fromarray(picture))
+    return sheet([[np.asarray(head)], [picture]], gap=0)
 
 
 def has_chinese(text: str) -> bool:
@@ -136,10 +136,3 @@ def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def _colour(thing: int, otherwise: tuple[int, int, int] = (0, 0, 0)) -> tuple[int, int, int]:
     return _COLOURS[thing % len(_COLOURS)] if thing >= 0 else otherwise
-
-
-def _above(upper: Image.Image, lower: Image.Image) -> np.ndarray:
-    joined = Image.new("RGB", (max(upper.width, lower.width), upper.height + lower.height), "white")
-    joined.paste(upper, (0, 0))
-    joined.paste(lower, (0, upper.height))
-    return np.asarray(joined)

@@ -20,7 +20,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -29,31 +28,35 @@ from transformers.utils import logging as transformers_logging
 from lt.datagen.shards import LtError
 from lt.datagen.shards.storage import write_json
 from lt.models.nn.dual import DualEncoder
+from lt.models.nn.text import TextConfig
 from lt.models.nn.timm_tower import TimmConfig
 from lt.models.nn.tokenizers import TextTokenizer, WordTokenizer
+from lt.models.nn.vit import VisionConfig
+from lt.recipes.contrastive.objective import CLIP_DEVIATION, CLIP_MEAN, normalised
 from lt.recipes.contrastive.settings import TextSettings
 
 TOLERANCE = 1e-4
 """The largest difference between a unit vector of ONNX and ours that is taken for rounding."""
-_BLOCK_NAMES = {
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "attn.out_proj": "self_attn.out_proj",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-}
-_OUTER_NAMES = {
+_NAMES = {
     "image_tower.class_embedding": "vision_model.embeddings.class_embedding",
-    "image_tower.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "image_tower.conv1.": "vision_model.embeddings.patch_embedding.",
     "image_tower.positional_embedding": "vision_model.embeddings.position_embedding.weight",
     "image_tower.ln_pre.": "vision_model.pre_layrnorm.",
     "image_tower.ln_post.": "vision_model.post_layernorm.",
-    "image_projection.weight": "visual_projection.weight",
-    "text_tower.token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "image_tower.transformer.resblocks.": "vision_model.encoder.layers.",
+    "image_projection.": "visual_projection.",
+    "text_tower.token_embedding.": "text_model.embeddings.token_embedding.",
     "text_tower.positional_embedding": "text_model.embeddings.position_embedding.weight",
     "text_tower.ln_final.": "text_model.final_layer_norm.",
-    "text_projection.weight": "text_projection.weight",
+    "text_tower.transformer.resblocks.": "text_model.encoder.layers.",
+    "text_projection.": "text_projection.",
     "scale.logit_scale": "logit_scale",
+}
+_NAMES_IN_BLOCKS = {
+    ".ln_": ".layer_norm",
+    ".attn.": ".self_attn.",
+    ".mlp.c_fc.": ".mlp.fc1.",
+    ".mlp.c_proj.": ".mlp.fc2.",
 }
 
 
@@ -64,13 +67,11 @@ def export(model: DualEncoder, tokenizer: TextTokenizer, text: TextSettings, fol
         LtError: a package is missing, or ONNX differs by more than `TOLERANCE`.
     """
     model = model.eval().cpu()
-    size = model.config.vision.size
     folder.mkdir(parents=True, exist_ok=True)
     write_encoder(model, tokenizer, text, folder)
     if not isinstance(model.config.vision, TimmConfig):
         write_clip(model, tokenizer, folder)
-    write_onnx(model, size, tokenizer.length, folder)
-    difference = onnx_difference(model, size, tokenizer, folder)
+    difference = write_onnx(model, tokenizer, folder)
     if difference > TOLERANCE:
         raise LtError(f"The ONNX towers in {folder} differ from ours by {difference:.2g}, more than {TOLERANCE:.0e}.")
 
@@ -90,19 +91,17 @@ def write_clip(model: DualEncoder, tokenizer: Any, folder: Path) -> None:
     """A transformers folder: `CLIPModel` and its image processor."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-    from lt.recipes.contrastive.objective import CLIP_DEVIATION, CLIP_MEAN
-
     vision, text = model.config.vision, model.config.text
     assert not isinstance(vision, TimmConfig)
     config = CLIPConfig(
         projection_dim=model.config.dim,
         vision_config={
-            **_shape(vision.width, vision.layers, vision.heads, vision.activation),
+            **_shape(vision),
             "image_size": vision.size,
             "patch_size": vision.patch,
         },
         text_config={
-            **_shape(text.width, text.layers, text.heads, text.activation),
+            **_shape(text),
             "vocab_size": text.vocabulary,
             "max_position_embeddings": text.length,
             "bos_token_id": tokenizer.start,
@@ -121,13 +120,13 @@ def write_clip(model: DualEncoder, tokenizer: Any, folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-def _shape(width: int, layers: int, heads: int, activation: str) -> dict[str, Any]:
+def _shape(tower: VisionConfig | TextConfig) -> dict[str, Any]:
     return {
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "hidden_act": activation,
+        "hidden_size": tower.width,
+        "intermediate_size": 4 * tower.width,
+        "num_hidden_layers": tower.layers,
+        "num_attention_heads": tower.heads,
+        "hidden_act": tower.activation,
         "layer_norm_eps": 1e-5,
     }
 
@@ -135,97 +134,71 @@ def _shape(width: int, layers: int, heads: int, activation: str) -> dict[str, An
 def clip_names(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Our weights under the names of transformers' CLIPModel, without what CLIP does not have (reduction, second scale)."""
     for name, value in state.items():
-        if ".resblocks." in name:
-            tower = "vision_model" if name.startswith("image_tower") else "text_model"
-            number, _, rest = name.partition(".resblocks.")[2].partition(".")
-            for inner, part in _block_weights(rest, value):
-                yield f"{tower}.encoder.layers.{number}.{inner}", part
+        start = next((p for p in _NAMES if name == p or (p.endswith(".") and name.startswith(p))), None)
+        if start is None:
+            continue
+        theirs = _NAMES[start] + name.removeprefix(start)
+        for ours, other in _NAMES_IN_BLOCKS.items():
+            theirs = theirs.replace(ours, other)
+        if ".in_proj_" in theirs:
+            for letter, part in zip("qkv", value.chunk(3), strict=True):
+                yield theirs.replace("in_proj_", f"{letter}_proj."), part
         else:
-            for ours, theirs in _OUTER_NAMES.items():
-                if name == ours or (ours.endswith(".") and name.startswith(ours)):
-                    yield name.replace(ours, theirs), value
+            yield theirs, value
 
 
-def _block_weights(name: str, value: Tensor) -> Iterator[tuple[str, Tensor]]:
-    if name.startswith("attn.in_proj_"):
-        kind = name.removeprefix("attn.in_proj_")
-        for letter, part in zip("qkv", value.chunk(3), strict=True):
-            yield f"self_attn.{letter}_proj.{kind}", part
-    else:
-        layer, _, kind = name.rpartition(".")
-        yield f"{_BLOCK_NAMES[layer]}.{kind}", value
-
-
-class _ImageTower(nn.Module):
+class _Tower(nn.Module):
     def __init__(self, model: DualEncoder):
         super().__init__()
         self.model = model
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        from lt.recipes.contrastive.objective import normalised
 
+class _ImageTower(_Tower):
+    def forward(self, pixels: Tensor) -> Tensor:
         return self.model.encode_image(normalised(pixels)).tokens
 
 
-class _TextTower(nn.Module):
-    def __init__(self, model: DualEncoder):
-        super().__init__()
-        self.model = model
-
+class _TextTower(_Tower):
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         return self.model.encode_text(tokens, mask).tokens
 
 
-def write_onnx(model: DualEncoder, size: int, length: int, folder: Path) -> None:
-    """`image.onnx` and `text.onnx`, for any batch size."""
+def write_onnx(model: DualEncoder, tokenizer: TextTokenizer, folder: Path) -> float:
+    """Write `image.onnx` and `text.onnx`, for any batch size.
+
+    Returns:
+        The largest difference between a vector of theirs and of ours, on random pictures and texts.
+    """
     try:
         import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise LtError(f"{error.name} is not installed.", "pip install 'lt-toolkit[onnx]'") from None
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    pixels = torch.zeros(2, 3, size, size, dtype=torch.uint8)
-    tokens, mask = torch.zeros(2, length, dtype=torch.long), torch.ones(2, length, dtype=torch.bool)
-    jobs: list[tuple[str, nn.Module, tuple[Tensor, ...], list[str]]] = [
-        ("image", _ImageTower(model), (pixels,), ["pixels"]),
-        ("text", _TextTower(model), (tokens, mask), ["tokens", "mask"]),
-    ]
-    for name, tower, inputs, names in jobs:
+    size, places, batch = model.config.vision.size, tokenizer.length, torch.export.Dim("batch", min=1, max=4096)
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (5, 3, size, size), dtype=torch.uint8, generator=random)
+    tokens = torch.randint(4, tokenizer.vocabulary, (5, places), generator=random)
+    mask = torch.arange(places) < torch.randint(3, places + 1, (5, 1), generator=random)
+    worst = 0.0
+    for tower, inputs in (
+        (_ImageTower(model), {"pixels": pixels}),
+        (_TextTower(model), {"tokens": tokens, "mask": mask}),
+    ):
         with torch.no_grad(), _quiet():
-            torch.onnx.export(
+            program = torch.onnx.export(
                 tower.eval(),
-                inputs,
-                folder / f"{name}.onnx",
-                input_names=names,
+                tuple(value[:2] for value in inputs.values()),
+                input_names=list(inputs),
                 output_names=["vectors"],
                 dynamic_shapes=tuple({0: batch} for _ in inputs),
                 dynamo=True,
-                external_data=False,
                 verbose=False,
             )
-
-
-def onnx_difference(model: DualEncoder, size: int, tokenizer: TextTokenizer, folder: Path, rows: int = 5) -> float:
-    """The largest difference between a vector of the ONNX towers and of ours, on random pictures and texts."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise LtError(f"{error.name} is not installed.", "pip install 'lt-toolkit[onnx]'") from None
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (rows, 3, size, size), dtype=np.uint8)
-    tokens = rng.integers(4, tokenizer.vocabulary, (rows, tokenizer.length))
-    mask = np.arange(tokenizer.length) < rng.integers(3, tokenizer.length + 1, (rows, 1))
-    towers = {
-        "image": (_ImageTower(model), {"pixels": pixels}),
-        "text": (_TextTower(model), {"tokens": tokens, "mask": mask}),
-    }
-    worst = 0.0
-    for name, (tower, inputs) in towers.items():
-        session = onnxruntime.InferenceSession(folder / f"{name}.onnx", providers=["CPUExecutionProvider"])
-        theirs = np.asarray(session.run(None, inputs)[0])
-        with torch.no_grad():
-            ours = tower(*(torch.from_numpy(value) for value in inputs.values())).numpy()
-        worst = max(worst, float(np.abs(theirs - ours).max()))
+            assert program
+            program.save(folder / ("image.onnx" if "pixels" in inputs else "text.onnx"))
+            theirs, ours = program(*inputs.values())[0], tower(*inputs.values())
+        worst = max(worst, float((theirs - ours).abs().max()))
     return worst
 
 

@@ -4,8 +4,7 @@ Letters: b pairs, s picture side, n patches, L places for tokens, k vectors a sa
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -202,15 +201,17 @@ def _encoded(images: Tensor, texts: Tensor, mask: Tensor | None, scales: Tensor)
     return Encoded(Features(images), Features(texts, mask), scales)
 
 
-@dataclass(frozen=True)
-class ContrastiveEncoder:
-    """The model of a checkpoint, ready to encode: an `evaluate.features.Encoder`."""
+class ContrastiveEncoder(Encoder):
+    """The model of a checkpoint, ready to encode."""
 
-    objective: ContrastiveObjective
-    record: Record
-
-    def __post_init__(self) -> None:
-        self.objective.model.to(device())
+    def __init__(self, objective: ContrastiveObjective, record: Record):
+        text, rule = objective.settings.text, objective.rule
+        prompts = {"en": "english", "zh": "chinese"}[text.language]
+        if text.tokenizer == "words":  # it knows the built-in worlds' words only, and gets prompts made of these
+            prompts = f"world-{prompts}"
+        super().__init__(record, text.language, objective.size, "bicubic, shorter side, centre crop", prompts, rule)
+        self.objective, self._example = objective, objective.example()
+        objective.model.to(device())
 
     @classmethod
     def load(cls, where: Path) -> "ContrastiveEncoder":
@@ -219,32 +220,6 @@ class ContrastiveEncoder:
         if not isinstance(encoder, cls):
             raise LtError(f"{where} is a checkpoint of {encoder.record.system}, which is no dual encoder of lt.")
         return encoder
-
-    @property
-    def language(self) -> str:
-        return self.objective.settings.text.language
-
-    @property
-    def size(self) -> int:
-        return self.objective.size
-
-    @property
-    def resize(self) -> str:
-        return "bicubic, shorter side, centre crop"
-
-    @property
-    def prompts(self) -> str:
-        """Models that know the built-in worlds' words only get prompts made of these."""
-        language = {"en": "english", "zh": "chinese"}[self.language]
-        return f"world-{language}" if self.objective.settings.text.tokenizer == "words" else language
-
-    @property
-    def rule(self) -> Rule:
-        return self.objective.rule
-
-    @cached_property
-    def _example(self) -> Pair:
-        return self.objective.example()
 
     def prepared(self, pixels: np.ndarray) -> np.ndarray:
         """Shorter side to s, the middle square: uint8 [3, s, s]."""

@@ -1,10 +1,16 @@
-"""Settings that all contrastive systems share."""
+"""Settings that all contrastive systems share, and what is made by them: a tokenizer, the built-in world `scenes`."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from lt.datagen.shards.errors import LtError
+from lt.models.nn.tokenizers import BertChineseTokenizer, ClipTokenizer, TextTokenizer, WordTokenizer
 from lt.recipes.config import Section, Settings, free
+from lt.recipes.system import Note
+from lt.recipes.words import word_list
+from lt.recipes.worlds import scenes
 
 
 class PictureSettings(Section):
@@ -72,3 +78,34 @@ class ContrastiveSettings(Settings):
     picture: PictureSettings = PictureSettings()
     text: TextSettings = TextSettings()
     world: WorldSettings = WorldSettings()
+
+
+def make_tokenizer(settings: TextSettings, length: int) -> TextTokenizer:
+    """The tokenizer of the settings, with `length` places unless the settings name another number.
+
+    Raises:
+        LtError: a vocabulary file cannot be read or does not fit; the package that holds CLIP's is missing.
+    """
+    name, length = settings.tokenizer, settings.length or length
+    try:
+        if name == "clip":
+            return ClipTokenizer(length)
+        if name == "bert-zh":
+            return BertChineseTokenizer(length, settings.words or None)
+        return WordTokenizer(word_list(settings.words or f"scenes-{settings.language}"), length)
+    except (OSError, ValueError) as error:
+        raise LtError(f"Cannot use the vocabulary {settings.words or name}: {error}.") from None
+    except ModuleNotFoundError as error:
+        raise LtError(f"{error}.") from None
+
+
+def scenes_world(settings: ContrastiveSettings, note: Note) -> tuple[list[str], str]:
+    """(training folders, test folder) of scenes under `data/`, made on the first call and found again later."""
+    world = settings.world
+    train = scenes("train", world.train, world.size, note)
+    return [str(train)], str(test_scenes(settings, note))
+
+
+def test_scenes(settings: ContrastiveSettings, note: Note) -> Path:
+    """The folder of the world's test scenes."""
+    return scenes("test", settings.world.test, settings.world.size, note)

@@ -6,11 +6,12 @@ A system is evaluated by retrieval, zero-shot classification and CLIP score when
 A cache file's name is the digest of the weights, the data and how pictures were prepared: a stale one cannot be hit.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,57 +30,43 @@ _CACHE_VERSION = 1
 BATCH = 64
 
 
-class Encoder(Protocol):
-    """A trained model that brings pictures and texts into one space; each may be one vector or several."""
+@dataclass
+class Encoder:
+    """A trained model that brings pictures and texts into one space; each may be one vector or several.
+
+    Args:
+        record: of its checkpoint.
+        language: of the captions that it was trained with: `en` or `zh`.
+        size: side in pixels of the pictures that it looks at.
+        resize: how others are brought to it, in words.
+        prompts: the list of prompts for zero-shot classification where the user names none, see `zero_shot.read_prompts`.
+        rule: how the prompts of a class are put together in the paper, see `zero_shot`.
+    """
+
+    record: Record
+    language: str
+    size: int
+    resize: str
+    prompts: str
+    rule: Rule
 
     @property
-    def record(self) -> Record:
-        """Of its checkpoint."""
-        ...
-
-    @property
-    def language(self) -> str:
-        """Of the captions that it was trained with: `en` or `zh`."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """Side in pixels of the pictures that it looks at."""
-        ...
-
-    @property
-    def resize(self) -> str:
-        """How others are brought to it, in words."""
-        ...
-
-    @property
-    def prompts(self) -> str:
-        """The list of prompts for zero-shot classification where the user names none, see `zero_shot.read_prompts`."""
-        ...
-
-    @property
-    def rule(self) -> Rule:
-        """How the prompts of a class are put together in the paper, see `zero_shot`."""
-        ...
+    def digest(self) -> str:
+        """Of its weights: those of the moving average where its checkpoint has them."""
+        files = self.record.files
+        return files.get("ema.safetensors") or files["model.safetensors"]
 
     def prepared(self, pixels: np.ndarray) -> np.ndarray:
         """RGB uint8 [h, w, 3] to an array of a fixed shape: what `images` takes."""
-        ...
+        raise NotImplementedError
 
     def images(self, pictures: Sequence[np.ndarray]) -> Features:
         """Features of prepared pictures, on the CPU."""
-        ...
+        raise NotImplementedError
 
     def texts(self, texts: Sequence[str]) -> Features:
         """Features of any number of texts, on the CPU."""
-        ...
-
-
-@runtime_checkable
-class HasEncoder(Protocol):
-    """An objective whose checkpoints can be evaluated by retrieval, zero-shot classification and CLIP score."""
-
-    def encoder(self, record: Record) -> Encoder: ...
+        raise NotImplementedError
 
 
 def load_encoder(where: Path) -> Encoder:
@@ -89,15 +76,10 @@ def load_encoder(where: Path) -> Encoder:
         LtError: it has none, or there is no checkpoint.
     """
     objective, record = checkpoints.restore(where)
-    if not isinstance(objective, HasEncoder):
+    encoder = getattr(objective, "encoder", None)
+    if encoder is None:
         raise LtError(f"{where} is a checkpoint of {record.system}, which has no shared space of pictures and texts.")
-    return objective.encoder(record)
-
-
-def weights_of(encoder: Encoder) -> str:
-    """The digest of an encoder's weights: those of the moving average where its checkpoint has them."""
-    files = encoder.record.files
-    return files.get("ema.safetensors") or files["model.safetensors"]
+    return encoder(record)
 
 
 @dataclass(frozen=True)
@@ -117,17 +99,17 @@ def encode_pictures(encoder: Encoder, collection: Collection, limit: int | None 
     Raises:
         LtError: no picture could be used.
     """
-    identity = [_CACHE_VERSION, weights_of(encoder), collection.digest, limit, encoder.size, encoder.language]
+    identity = [_CACHE_VERSION, encoder.digest, collection.digest, limit, encoder.size, encoder.language]
     path = lt_home() / "features" / f"{digest_of(identity)[:40]}.safetensors"
     stored = load_file(path)["tokens"] if cache and path.is_file() else None
-    keys, captions, parts, bad = [], [], [], {}
-    for batch in batched(islice(collection.items, limit), BATCH):
+    keys, captions, parts, bad = [], [], [], Counter()
+    for batch in batched(islice(collection.items(), limit), BATCH):
         usable = []
         for item in batch:
             try:
                 usable.append(b"" if stored is not None else encoder.prepared(item.picture()))
             except SampleError as error:
-                bad[error.reason] = bad.get(error.reason, 0) + 1
+                bad[error.reason] += 1
                 continue
             keys.append(item.key)
             captions.append(list(item.captions))

@@ -16,6 +16,7 @@ import base64
 import binascii
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,12 +47,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Collection:
-    """Items in order. `digest` names pictures' places and captions; `passed_over` counts what could not be used, by reason."""
+    """`items()` come in order; `digest` names pictures' places and captions; `passed_over` counts what is unusable, by reason."""
 
     name: str
     digest: str
-    items: Iterable[Item]
-    passed_over: dict[str, int] = field(default_factory=dict)
+    items: Callable[[], Iterable[Item]]
+    passed_over: Counter[str] = field(default_factory=Counter)
 
 
 def open_collection(
@@ -81,12 +82,12 @@ def open_collection(
             f"{path} holds no captions{f' of split {split!r}' if split else ''}.", "Look at --split and --only."
         )
     find = embedded or _in_folder(pictures or path.parent)
-    passed_over: dict[str, int] = {}
+    passed_over: Counter[str] = Counter()
     items = []
     for name, said in captions.items():
         load = find(name)
         if load is None:
-            passed_over["picture-missing"] = passed_over.get("picture-missing", 0) + 1
+            passed_over["picture-missing"] += 1
         else:
             items.append(Item(Path(name).stem, tuple(said), load))
     if not items:
@@ -95,40 +96,26 @@ def open_collection(
             f"None of the {len(captions):,} pictures is there, such as {first}.", "Name their folder: --pictures DIR."
         )
     digest = digest_of([digest_of_file(path), [[item.key, *item.captions] for item in items]])
-    return Collection(path.name, digest, items, passed_over)
+    return Collection(path.name, digest, lambda: items, passed_over)
 
 
 def _from_shards(where: str, language: str) -> Collection:
     shards = open_shards(where)
-    passed_over: dict[str, int] = {}
+    passed_over: Counter[str] = Counter()
 
     def items() -> Iterator[Item]:
         passed_over.clear()
-        for sample in shards.samples(on_bad=lambda reject: _count(passed_over, reject.reason)):
+        for sample in shards.samples(on_bad=lambda reject: passed_over.update([reject.reason])):
             try:
                 yield Item(sample.key, tuple(captions_of(sample, language)), partial(_picture, sample), sample)
             except SampleError as error:
-                _count(passed_over, error.reason)
+                passed_over[error.reason] += 1
 
-    return Collection(str(where), shards.digest(), _Again(items), passed_over)
-
-
-class _Again(Iterable[Item]):
-    """An iterable that starts anew each time."""
-
-    def __init__(self, start: Callable[[], Iterator[Item]]):
-        self._start = start
-
-    def __iter__(self) -> Iterator[Item]:
-        return self._start()
+    return Collection(str(where), shards.digest(), items, passed_over)
 
 
 def _picture(sample: Sample) -> np.ndarray:
     return sample.picture
-
-
-def _count(counts: dict[str, int], reason: str) -> None:
-    counts[reason] = counts.get(reason, 0) + 1
 
 
 Captions = dict[str, list[str]]

@@ -13,7 +13,7 @@ from lt.models.nn.contrastive import Features
 from lt.models.nn.device import device
 from lt.recipes.evaluate import zero_shot
 from lt.recipes.evaluate.bootstrap import Interval
-from lt.recipes.evaluate.features import Encoder, Pictures, Rule, encode_pictures, weights_of
+from lt.recipes.evaluate.features import Encoder, Pictures, Rule, encode_pictures
 from lt.recipes.evaluate.readers import Collection, Item
 from lt.recipes.evaluate.retrieval import recalls, text_number
 from lt.recipes.system import Note
@@ -91,7 +91,7 @@ def evaluate_zero_shot(
     prompts, rule = prompts or encoder.prompts, rule or encoder.rule
     templates = zero_shot.read_prompts(prompts)
     pictures = encode_pictures(encoder, collection, limit, cache)
-    rows, labels = _labelled(collection.items, pictures.keys, encoder.language)
+    rows, labels = _labelled(collection.items(), pictures.keys, encoder.language)
     if not labels:
         raise LtError(
             f"No sample of {collection.name} has exactly one label.",
@@ -155,7 +155,7 @@ def _evaluation(
     pictures: Pictures,
 ) -> Evaluation:
     record = encoder.record
-    model = {"system": record.system, "preset": record.preset, "step": record.step, "digest": weights_of(encoder)}
+    model = {"system": record.system, "preset": record.preset, "step": record.step, "digest": encoder.digest}
     data = {"name": collection.name, "digest": collection.digest}
     protocol = {"size": encoder.size, "resize": encoder.resize, **protocol}
     return Evaluation(task, metrics, protocol, data, {**model, "data": record.data}, pictures.passed_over)

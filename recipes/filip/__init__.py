@@ -9,7 +9,7 @@ SYSTEM = System(
     study="lt.recipes.filip.claims:STUDY",
     sample=Verb(
         AlignOptions,
-        "lt.recipes.filip.sample:filip",
+        "lt.recipes.contrastive.sample:filip",
         "lt sample filip --align --data data/scenes-test-64px-1000",
         "Which word does each patch choose? Pictures in the style of FILIP's figure 2, and how often words find their things.",
     ),

@@ -5,9 +5,7 @@ from typing import Literal
 
 from lt.models.filip import CLIP, FILIP, Filip
 from lt.recipes.contrastive.objective import ContrastiveObjective, shaped
-from lt.recipes.contrastive.settings import ContrastiveSettings, HeadSettings
-from lt.recipes.contrastive.texts import make_tokenizer
-from lt.recipes.contrastive.world import scenes_world
+from lt.recipes.contrastive.settings import ContrastiveSettings, HeadSettings, make_tokenizer, scenes_world
 from lt.recipes.registry import Recipe
 
 

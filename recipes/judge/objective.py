@@ -25,7 +25,6 @@ from lt.datagen.worlds import WORLDS
 from lt.models.nn.judge import JudgeNet, found_points, spread
 from lt.recipes.config import Section, Settings
 from lt.recipes.diffusion.pictures import channels_first, fitted, to_signed
-from lt.recipes.judge.measures import points_found
 from lt.recipes.registry import Recipe
 from lt.recipes.system import Note
 from lt.recipes.training.objective import Batch, Metrics, Objective, Report
@@ -33,6 +32,8 @@ from lt.recipes.worlds import figures
 
 TRAITS = WORLDS["figures"].traits
 ATTRIBUTES, IN_EVERY_WORDING = TRAITS.ATTRIBUTES, TRAITS.IN_EVERY_WORDING
+NEAR = 0.1
+"""Share of the figure's size within which a key point counts as found."""
 UNSEEN = -1
 """The label of an attribute that a picture cannot show."""
 _BLUR, _ROUGH = 0.8, 8.0  # pixels; of 255
@@ -175,6 +176,27 @@ class JudgeObjective(Objective):
             **{name: _percent(rights[:, i], knowns[:, i]) for i, name in enumerate(ATTRIBUTES)},
         }
         return Report(metrics, min(metrics["said"], metrics["pck"]))
+
+
+def points_found(found: np.ndarray, true: np.ndarray, visible: np.ndarray, threshold: float = NEAR) -> np.ndarray:
+    """Which key points lie within `threshold` times the figure's size of the true ones; the size is the longer side of the box
+    round the true visible points.
+
+    Source:
+        Yang and Ramanan 2013, "Articulated human detection with flexible mixtures of parts", section 6.2 (PCK).
+
+    Args:
+        found, true: [n, p, 2], in one unit.
+        visible: bool [n, p]: which true points there are.
+
+    Returns:
+        bool [n, p], False where a point is not visible.
+    """
+    there = np.asarray(visible, bool)
+    highest = np.where(there[:, :, None], true, -np.inf).max(1)
+    lowest = np.where(there[:, :, None], true, np.inf).min(1)
+    size = np.maximum(highest - lowest, 0).max(1)  # 0 where no point is visible
+    return there & (np.linalg.norm(found - true, axis=-1) <= threshold * size[:, None])
 
 
 def _percent(right: np.ndarray, counted: np.ndarray) -> float:

@@ -25,7 +25,7 @@ from lt.recipes.draw.painters import Painter, open_painter
 from lt.recipes.evaluate.bootstrap import resampled
 from lt.recipes.evaluate.images.distances import frechet_distance
 from lt.recipes.judge.judge import Judge, true_points
-from lt.recipes.judge.measures import points_found
+from lt.recipes.judge.objective import points_found
 from lt.recipes.pangu.miniature import HIGH, LOW, Orders
 from lt.recipes.pangu.painters import locate_runs
 from lt.recipes.pangu.together import draw_together, member

@@ -9,7 +9,7 @@ SYSTEM = System(
     study="lt.recipes.wukong.claims:STUDY",
     sample=Verb(
         AlignOptions,
-        "lt.recipes.filip.sample:wukong",
+        "lt.recipes.contrastive.sample:wukong",
         "lt sample wukong --align --count 6",
         "The same for Chinese captions; with reduced tokens, of the patches before the reduction.",
     ),

@@ -10,9 +10,13 @@ from lt.models.wukong import Wukong, with_head
 from lt.recipes.config import free
 from lt.recipes.contrastive.objective import ContrastiveObjective, shaped
 from lt.recipes.contrastive.pretrained import load_image_tower
-from lt.recipes.contrastive.settings import ContrastiveSettings, HeadSettings, TextSettings
-from lt.recipes.contrastive.texts import make_tokenizer
-from lt.recipes.contrastive.world import scenes_world
+from lt.recipes.contrastive.settings import (
+    ContrastiveSettings,
+    HeadSettings,
+    TextSettings,
+    make_tokenizer,
+    scenes_world,
+)
 from lt.recipes.evaluate.features import Rule
 from lt.recipes.registry import Recipe
 

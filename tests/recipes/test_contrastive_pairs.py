@@ -11,8 +11,7 @@ from lt.datagen.shards import Sample, captions_of, open_shards
 from lt.datagen.sources.scenes import ScenesSource
 from lt.models.nn.tokenizers import BertChineseTokenizer, WordTokenizer
 from lt.recipes.contrastive.pairs import Pair, cover
-from lt.recipes.contrastive.settings import TextSettings
-from lt.recipes.contrastive.texts import make_tokenizer
+from lt.recipes.contrastive.settings import TextSettings, make_tokenizer
 from lt.recipes.evaluate.retrieval import text_number
 from lt.recipes.evaluate.things import names_of, things_of, visible_masks
 from lt.recipes.words import word_list

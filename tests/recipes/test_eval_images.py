@@ -28,8 +28,7 @@ from lt.recipes.evaluate.images.inception import Inception
 from lt.recipes.evaluate.images.pictures import PictureSet, extract
 from lt.recipes.judge import judge as judging
 from lt.recipes.judge.judge import Judge, true_points
-from lt.recipes.judge.measures import points_found
-from lt.recipes.judge.objective import Row, mirrored
+from lt.recipes.judge.objective import Row, mirrored, points_found
 from lt.recipes.training.loop import train
 from lt.recipes.training.plan import make_plan
 from lt.recipes.training.run import Outcome
@@ -408,7 +407,7 @@ def test_sizes_must_agree(home, figures):
 
 def test_clip_score_is_the_cosine_of_picture_and_prompt(home, figures):
     from lt.models.nn.contrastive import Features
-    from lt.recipes.evaluate.images.clip import clip_score
+    from lt.recipes.evaluate.images.controls import clip_score
 
     class Told:
         """An encoder that knows two directions: the picture's and the text's lie 60 degrees apart."""

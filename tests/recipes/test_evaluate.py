@@ -155,13 +155,11 @@ def test_accuracies_count_ties_against_the_model():
     assert metrics["top1"].value == pytest.approx(100 / 3) and metrics["top5"].value == 100
 
 
-class Brightness:
+class Brightness(features.Encoder):
     """An encoder of one system that is no dual encoder: the brightness of a picture, the number that a text begins with."""
 
-    language, size, resize, prompts, rule = "en", 1, "mean", "levels.txt", "mean"
-
     def __init__(self, record):
-        self.record = record
+        super().__init__(record, "en", 1, "mean", "levels.txt", "mean")
 
     def prepared(self, pixels):
         return pixels.mean(dtype=np.float32)

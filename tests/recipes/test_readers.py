@@ -26,11 +26,11 @@ def pictures(folder, *names):
 
 
 def read(collection):
-    return {item.key: item.captions for item in collection.items}
+    return {item.key: item.captions for item in collection.items()}
 
 
 def brightness(collection):
-    return [round(float(item.picture().mean())) for item in collection.items]
+    return [round(float(item.picture().mean())) for item in collection.items()]
 
 
 def test_karpathys_coco(tmp_path):

@@ -1,19 +1,24 @@
-"""Fidelity to what was asked for: edges found again in the picture; key points, and what captions say, by the world's judge."""
+"""Fidelity to what was asked for: edges found again in the picture; key points, and what captions say, by the world's judge; and
+likeness to the prompt, the CLIP score, by any contrastive checkpoint of lt."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from lt.datagen.engine.stage import batched
-from lt.datagen.shards import LtError, Sample, SampleError
+from lt.datagen.shards import LtError, Sample, SampleError, captions_of
 from lt.datagen.sources.figure_traits import IN_EVERY_WORDING, described
+from lt.models.nn.contrastive import image_similarity, text_similarity
 from lt.models.perception.registry import load
 from lt.recipes.evaluate.bootstrap import Interval, resampled
+from lt.recipes.evaluate.features import Encoder
 from lt.recipes.evaluate.images.pictures import BATCH, PictureSet
 from lt.recipes.judge.judge import Judge, true_points
-from lt.recipes.judge.measures import NEAR, points_found
+from lt.recipes.judge.objective import NEAR, points_found
 
-CONTROLS = ("edge", "pose", "caption")
+Measured = tuple[dict[str, Interval], Counter[str]]
 TOLERANCE = 1.0
 """Pixels between edges that count as the same, at the size of the drawn pictures."""
 
@@ -61,21 +66,11 @@ def edge_metrics(scores: Sequence[tuple[float, float]]) -> dict[str, Interval]:
     return dict(zip(("edge_f", "edge_precision", "edge_recall"), found, strict=True))
 
 
-def edge_fidelity(drawn: PictureSet) -> tuple[dict[str, Interval], dict[str, int]]:
-    """Metrics of the pictures against their own `edge.png`, and what was passed over.
-
-    Raises:
-        LtError: no picture has an edge map of its size.
-    """
-    detector, scores, bad = load("edges", "opencv"), [], {}
-    for sample in drawn.samples():
-        try:
-            wanted = _edge_map(sample)
-        except SampleError as error:
-            bad[error.reason] = bad.get(error.reason, 0) + 1
-            continue
-        (found,) = detector.edges([sample.picture])
-        scores.append(edge_scores(found, wanted))
+def edge_fidelity(drawn: PictureSet, reference: PictureSet, judge: Judge | None) -> Measured:
+    """The pictures against their own `edge.png`. Raises LtError where no picture has an edge map of its size."""
+    detector, bad = load("edges", "opencv"), Counter[str]()
+    asked = drawn.asked(_edge_map, bad)
+    scores = [edge_scores(detector.edges([sample.picture])[0], wanted) for sample, wanted in asked]
     if not scores:
         raise LtError(
             f"No picture of {drawn.where} has an edge map of its size ({_listed(bad)}).",
@@ -94,61 +89,48 @@ def _edge_map(sample: Sample) -> np.ndarray:
     return wanted if wanted.ndim == 2 else wanted[..., :3].max(-1)
 
 
-def pose_fidelity(drawn: PictureSet, reference: PictureSet, judge: Judge) -> tuple[dict[str, Interval], dict[str, int]]:
-    """`pck` of the pictures, and what was passed over. The exact key points are those of the sample itself, or of the sample of
-    the reference that its `json.prompt_of` names.
+def pose_fidelity(drawn: PictureSet, reference: PictureSet, judge: Judge | None) -> Measured:
+    """`pck`. Exact key points are those of the sample itself, or of the sample of the reference that its `json.prompt_of` names.
 
     Raises:
         LtError: no exact key points are known of any picture.
     """
-    found, true, visible, bad = [], [], [], {}
-    for group in batched(drawn.samples(), BATCH):
-        known = []
-        for sample in group:
-            try:
-                points, seen = true_points(_source(sample, reference), drawn.own_size[0])
-            except SampleError as error:
-                bad[error.reason] = bad.get(error.reason, 0) + 1
-                continue
-            known.append(sample.picture)
-            true.append(points)
-            visible.append(seen)
-        if known:
-            found.append(judge.key_points(known))
+    assert judge
+    found, points, bad = [], [], Counter[str]()
+    asked = drawn.asked(lambda sample: true_points(_source(sample, reference), drawn.own_size[0]), bad)
+    for group in batched(asked, BATCH):
+        found.append(judge.key_points([sample.picture for sample, _ in group]))
+        points += [known for _, known in group]
     if not found:
         raise LtError(
             f"No exact key points are known of the pictures of {drawn.where} ({_listed(bad)}).",
             "Name as --reference the shards that they were drawn from (json.prompt_of), or leave pose out of --controls.",
         )
-    return {"pck": pck(np.concatenate(found), np.stack(true), np.stack(visible), NEAR)}, bad
+    true, visible = map(np.stack, zip(*points, strict=True))
+    return {"pck": pck(np.concatenate(found), true, visible, NEAR)}, bad
 
 
-def caption_fidelity(
-    drawn: PictureSet, reference: PictureSet, judge: Judge
-) -> tuple[dict[str, Interval], dict[str, int]]:
-    """`said`: percent of the attributes named in the caption that the judge sees, `said_top_colour` ... of each; and what was
-    passed over. What captions say is known of figures of the built-in world: of the sample itself, or of its source.
+def caption_fidelity(drawn: PictureSet, reference: PictureSet, judge: Judge | None) -> Measured:
+    """`said`: percent of the attributes named in the caption that the judge sees, and `said_top_colour` ... of each. What they
+    say is known of figures of the built-in world: of the sample itself, or of its source.
 
     Raises:
         LtError: it is known of no picture.
     """
-    pictures, sources, bad = [], [], {}
-    for sample in drawn.samples():
-        try:
-            source = _source(sample, reference)
-            described(source)
-        except SampleError as error:
-            bad[error.reason] = bad.get(error.reason, 0) + 1
-            continue
-        pictures.append(sample.picture)
-        sources.append(source)
-    if not sources:
+    assert judge
+    bad = Counter[str]()
+    asked = list(drawn.asked(lambda sample: _described(_source(sample, reference)), bad))
+    if not asked:
         raise LtError(
             f"What the captions of {drawn.where} say is not known ({_listed(bad)}).",
             "Name as --reference the figures that they were drawn from (json.prompt_of), or leave caption out of --controls.",
         )
-    found = text_accuracy(judge, pictures, sources)
+    found = text_accuracy(judge, [sample.picture for sample, _ in asked], [source for _, source in asked])
     return {"said" if name == "all" else f"said_{name}": value for name, value in found.items()}, bad
+
+
+CONTROLS = {"edge": edge_fidelity, "pose": pose_fidelity, "caption": caption_fidelity}
+"""Drawn pictures, the reference, and the judge (which edges do not need) to metrics, and what was passed over."""
 
 
 def text_accuracy(judge: Judge, pictures: Sequence[np.ndarray], samples: Sequence[Sample]) -> dict[str, Interval]:
@@ -170,11 +152,7 @@ def text_accuracy(judge: Judge, pictures: Sequence[np.ndarray], samples: Sequenc
     told = [described(sample) for sample in samples]
     counted = np.array([[name in one for name in IN_EVERY_WORDING] for one in told], float)
     right = np.array(
-        [
-            [seen[name][row] == one.get(name) for name in IN_EVERY_WORDING]
-            for row, one in zip(range(len(pictures)), told, strict=True)
-        ],
-        float,
+        [[seen[name][row] == one.get(name) for name in IN_EVERY_WORDING] for row, one in enumerate(told)], float
     )
     tops = np.concatenate([right.sum(1, keepdims=True), right], axis=1)
     bottoms = np.concatenate([counted.sum(1, keepdims=True), counted], axis=1)
@@ -207,5 +185,36 @@ def _source(sample: Sample, reference: PictureSet) -> Sample:
     return reference.shards[key]
 
 
-def _listed(bad: dict[str, int]) -> str:
+def _described(source: Sample) -> Sample:
+    described(source)
+    return source
+
+
+def _listed(bad: Counter[str]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in bad.items()) or "it is empty"
+
+
+def clip_score(drawn: PictureSet, encoder: Encoder) -> tuple[Interval, Counter[str]]:
+    """100 max(similarity, 0) of each picture and its prompt, averaged, and what was passed over.
+
+    Similarity is the cosine; with a token-wise head the mean of both directions, each a mean of cosines.
+
+    Source:
+        Hessel et al. 2021, "CLIPScore", arXiv 2104.08718, equation 1, with 100 in the place of 2.5.
+
+    Raises:
+        LtError: no sample has a prompt in the encoder's language.
+    """
+    scores, bad = [], Counter[str]()
+    for group in batched(drawn.asked(lambda sample: captions_of(sample, encoder.language)[0], bad), BATCH):
+        images = encoder.images([encoder.prepared(sample.picture) for sample, _ in group])
+        texts = encoder.texts([prompt for _, prompt in group])
+        both = (image_similarity(images, texts) + text_similarity(images, texts)) / 2
+        scores.append(100 * torch.diagonal(both).clamp(min=0).double().numpy())
+    if not scores:
+        raise LtError(
+            f"No picture of {drawn.where} has a prompt in {encoder.language!r}, the language of --clip.",
+            "Name a checkpoint of the prompts' language, or leave --clip out.",
+        )
+    values = np.concatenate(scores)
+    return resampled(values, np.ones(len(values)))[0], bad

@@ -1,46 +1,32 @@
 """Sets of pictures to be measured, at one size, and their features: computed once, cached under LT_HOME by digest."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Protocol
+from typing import TypeVar
 
 import numpy as np
 import torch
 from safetensors import safe_open
 
 from lt.datagen.engine.stage import batched
-from lt.datagen.shards import LtError, Reject, Sample, SampleError, Shards, open_shards
+from lt.datagen.shards import LtError, Sample, SampleError, Shards, open_shards
 from lt.datagen.shards.storage import digest_of, lt_home
 from lt.recipes.diffusion.pictures import Size, fitted
 from lt.recipes.evaluate.features import store_tensors
+from lt.recipes.evaluate.images.inception import Inception
+from lt.recipes.judge.judge import Judge
 
+Answer = TypeVar("Answer")
 BATCH = 32
 _CACHE_VERSION = 1
 
 
-class Extractor(Protocol):
-    """What turns pictures into features. `digest` is that of its weights, `resize` says how it brings pictures to its size."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def digest(self) -> str: ...
-
-    @property
-    def resize(self) -> str: ...
-
-    @property
-    def distances(self) -> tuple[str, str]:
-        """What the Fréchet and the kernel distance of these features are called."""
-        ...
-
-    def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """RGB pictures uint8 [h, w, 3] to float32 [n, d]."""
-        ...
+Extractor = Judge | Inception
+"""What turns pictures into features, and says what the Fréchet and the kernel distance of these are called."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +42,7 @@ class PictureSet:
     where: str
     limit: int | None = None
     size: Size | None = None
-    passed_over: dict[str, int] = field(default_factory=dict)
+    passed_over: Counter[str] = field(default_factory=Counter)
 
     @cached_property
     def shards(self) -> Shards:
@@ -100,18 +86,23 @@ class PictureSet:
                 sample[sample.picture_field] = fitted(picture, width, height)
             yield sample
 
+    def asked(self, ask: Callable[[Sample], Answer], bad: Counter[str]) -> Iterator[tuple[Sample, Answer]]:
+        """Samples with what they answer; those that do with a SampleError are counted in `bad`."""
+        for sample in self.samples():
+            try:
+                yield sample, ask(sample)
+            except SampleError as error:
+                bad[error.reason] += 1
+
     def _decoded(self) -> Iterator[Sample]:
         self.passed_over.clear()
-        for sample in self.shards.samples(on_bad=self._bad):
+        for sample in self.shards.samples(on_bad=lambda reject: self.passed_over.update([reject.reason])):
             try:
                 _ = sample.picture
             except SampleError as error:
-                self._bad(Reject.of(sample, error.reason))
+                self.passed_over[error.reason] += 1
                 continue
             yield sample
-
-    def _bad(self, reject: Reject) -> None:
-        self.passed_over[reject.reason] = self.passed_over.get(reject.reason, 0) + 1
 
     def _check_size(self, key: str, found: Size, wanted: Size) -> None:
         what = f"{key} of {self.where} is {found[0]}x{found[1]}, the drawn pictures are {wanted[0]}x{wanted[1]}"

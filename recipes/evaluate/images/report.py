@@ -12,16 +12,15 @@ from lt.datagen.shards import LtError, UsageError
 from lt.recipes.config import nearest
 from lt.recipes.evaluate import bootstrap
 from lt.recipes.evaluate.bootstrap import Interval
-from lt.recipes.evaluate.features import Encoder, weights_of
+from lt.recipes.evaluate.features import Encoder
 from lt.recipes.evaluate.images import distances
-from lt.recipes.evaluate.images.clip import clip_score
-from lt.recipes.evaluate.images.controls import CONTROLS, TOLERANCE, caption_fidelity, edge_fidelity, pose_fidelity
+from lt.recipes.evaluate.images.controls import CONTROLS, TOLERANCE, clip_score
 from lt.recipes.evaluate.images.distances import frechet_distance, kernel_distance, precision_recall, with_interval
 from lt.recipes.evaluate.images.inception import Inception
 from lt.recipes.evaluate.images.pictures import Extractor, PictureSet, extract
 from lt.recipes.evaluate.report import Evaluation
 from lt.recipes.judge.judge import Judge
-from lt.recipes.judge.measures import NEAR
+from lt.recipes.judge.objective import NEAR
 from lt.recipes.system import Note
 
 _FEWEST = 2 * distances.GROUPS
@@ -62,30 +61,33 @@ def evaluate_images(
     Raises:
         LtError: too few pictures, pictures of several sizes, nothing to measure a control with ...
     """
-    judged = {"pose": pose_fidelity, "caption": caption_fidelity}
-    wants_judge = isinstance(extractor, Judge) or judged.keys() & set(controls)
+    wants_judge = isinstance(extractor, Judge) or {"pose", "caption"} & set(controls)
     judge = (extractor if isinstance(extractor, Judge) else Judge.load(note)) if wants_judge else None
     own, other = extract(drawn, extractor, cache), extract(reference, extractor, cache)
     metrics = _distances(own.features, other.features, extractor, note)
-    passed_over = {f"drawn {k}": n for k, n in own.passed_over.items()}
-    passed_over |= {f"reference {k}": n for k, n in other.passed_over.items()}
+    passed_over = {"drawn": own.passed_over, "reference": other.passed_over}
     if clip:
-        metrics["clip_score"], bad = clip_score(drawn, clip)
-        passed_over |= {f"clip {k}": n for k, n in bad.items()}
-    if "edge" in controls:
-        found, bad = edge_fidelity(drawn)
-        metrics, passed_over = metrics | found, passed_over | {f"edge {k}": n for k, n in bad.items()}
-    for control in (name for name in judged if name in controls):
-        assert judge
-        found, bad = judged[control](drawn, reference, judge)
-        metrics, passed_over = metrics | found, passed_over | {f"{control} {k}": n for k, n in bad.items()}
+        metrics["clip_score"], passed_over["clip"] = clip_score(drawn, clip)
+    for name in (name for name in CONTROLS if name in controls):
+        found, passed_over[name] = CONTROLS[name](drawn, reference, judge)
+        metrics |= found
+    width, height = drawn.own_size
     protocol = {
-        **_compared(drawn, reference, extractor, own.features, other.features, controls),
+        "pictures": len(own.features),
+        "reference": {"digest": reference.digest, "pictures": len(other.features)},
+        "prompts": _prompts(drawn, controls),
+        "size": f"{width}x{height}",
+        "resize": f"reference to {width}x{height} (bicubic, antialiased, centre crop), then {extractor.resize}",
+        "extractor": {"name": extractor.name, "digest": extractor.digest, "features": own.features.shape[1]},
+        "kernel_block": distances.BLOCK,
+        "neighbours": distances.NEIGHBOURS,
+        "intervals": f"distances: jackknife, {distances.GROUPS} groups; others: bootstrap, {bootstrap.DRAWS} draws",
         "clip": _clip_protocol(clip) if clip else None,
         "controls": _control_protocol(controls, judge),
     }
     data = {"name": drawn.where, "digest": drawn.digest, "reference": reference.where}
-    return Evaluation("images", metrics, protocol, data, _drawn_by(drawn), passed_over)
+    bad = {f"{where} {reason}": count for where, counts in passed_over.items() for reason, count in counts.items()}
+    return Evaluation("images", metrics, protocol, data, _drawn_by(drawn), bad)
 
 
 def _distances(own: np.ndarray, other: np.ndarray, extractor: Extractor, note: Note) -> dict[str, Interval]:
@@ -98,7 +100,7 @@ def _distances(own: np.ndarray, other: np.ndarray, extractor: Extractor, note: N
         )
     frechet, kernel = extractor.distances
     metrics: dict[str, Interval] = {}
-    if _kept(fewest) > width:
+    if fewest - -(-fewest // distances.GROUPS) > width:  # what the jackknife leaves at least
         metrics[frechet] = with_interval(frechet_distance, own, other)
     else:
         note(
@@ -108,33 +110,6 @@ def _distances(own: np.ndarray, other: np.ndarray, extractor: Extractor, note: N
     metrics[kernel] = with_interval(kernel_distance, own, other)
     metrics["precision"], metrics["recall"] = precision_recall(own, other)
     return metrics
-
-
-def _kept(count: int) -> int:
-    """What the jackknife leaves of a set at least."""
-    return count - -(-count // distances.GROUPS)
-
-
-def _compared(
-    drawn: PictureSet,
-    reference: PictureSet,
-    extractor: Extractor,
-    own: np.ndarray,
-    other: np.ndarray,
-    controls: Sequence[str],
-) -> dict[str, Any]:
-    width, height = drawn.own_size
-    return {
-        "pictures": len(own),
-        "reference": {"digest": reference.digest, "pictures": len(other)},
-        "prompts": _prompts(drawn, controls),
-        "size": f"{width}x{height}",
-        "resize": f"reference to {width}x{height} (bicubic, antialiased, centre crop), then {extractor.resize}",
-        "extractor": {"name": extractor.name, "digest": extractor.digest, "features": own.shape[1]},
-        "kernel_block": distances.BLOCK,
-        "neighbours": distances.NEIGHBOURS,
-        "intervals": f"distances: jackknife, {distances.GROUPS} groups; others: bootstrap, {bootstrap.DRAWS} draws",
-    }
 
 
 def _prompts(drawn: PictureSet, controls: Sequence[str]) -> str:
@@ -149,7 +124,7 @@ def _prompts(drawn: PictureSet, controls: Sequence[str]) -> str:
 
 def _clip_protocol(clip: Encoder) -> dict[str, Any]:
     record = clip.record
-    return {"system": record.system, "preset": record.preset, "digest": weights_of(clip), "language": clip.language}
+    return {"system": record.system, "preset": record.preset, "digest": clip.digest, "language": clip.language}
 
 
 def _control_protocol(controls: Sequence[str], judge: Judge | None) -> dict[str, Any]:

@@ -21,9 +21,8 @@ from lt.recipes.contrastive.alignment import Aligned, chinese_font, owners, thre
 from lt.recipes.contrastive.objective import ContrastiveEncoder
 from lt.recipes.contrastive.options import AlignOptions
 from lt.recipes.contrastive.pairs import cover
-from lt.recipes.contrastive.world import test_scenes
+from lt.recipes.contrastive.settings import test_scenes
 from lt.recipes.evaluate.bootstrap import Interval, resampled
-from lt.recipes.evaluate.features import weights_of
 from lt.recipes.evaluate.localisation import found
 from lt.recipes.evaluate.readers import Collection, Item, open_collection
 from lt.recipes.evaluate.things import MAX_THINGS, things_of
@@ -96,7 +95,7 @@ def align(
         note("  no font with Chinese characters on this machine: legends show boxes; alignment.json holds the words")
     drawn, records, hits, chances, things = [], [], [], [], 0
     samples = 0
-    for item in islice(collection.items, limit):
+    for item in islice(collection.items(), limit):
         try:
             row = _row(encoder, item, prompt, label)
         except SampleError:
@@ -121,7 +120,7 @@ def align(
     _write(out / "alignment.png", three_in_a_row(drawn))
     interval, chance = _score(hits, chances)
     result = Alignment([str(out / "alignment.png")], interval, chance, things, samples)
-    model = {"system": encoder.record.system, "step": encoder.record.step, "digest": weights_of(encoder)}
+    model = {"system": encoder.record.system, "step": encoder.record.step, "digest": encoder.digest}
     data = {"name": collection.name, "digest": collection.digest}
     write_json(out / "alignment.json", {**result.as_json(), "model": model, "data": data, "samples_drawn": records})
     return result
