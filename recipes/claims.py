@@ -121,37 +121,33 @@ class Evidence:
     def of(self, variant: str, figure: str) -> Interval:
         """A figure of a variant: mean over seeds, with the error described above; the interval is 2 errors wide each way."""
         runs = [measures[figure] for measures in self.measures[variant]]
-        return _interval([run.value for run in runs], _root_mean([run.error for run in runs]))
+        return _interval([run.value for run in runs], [run.error for run in runs])
 
     def difference(self, better: str, worse: str, figure: str) -> Interval:
         """better - worse, seed by seed."""
         pairs = list(zip(self.measures[better], self.measures[worse], strict=True))
         values = [a[figure].value - b[figure].value for a, b in pairs]
         errors = [(a[figure].error ** 2 + b[figure].error ** 2) ** 0.5 for a, b in pairs]
-        return _interval(values, _root_mean(errors))
+        return _interval(values, errors)
 
     def excess(self, variant: str, figure: str, over: str) -> Interval:
         """One figure of a variant less another one of the same run; the sampling error is the larger of the two."""
         runs = self.measures[variant]
         errors = [max(run[figure].error, run[over].error) for run in runs]
-        return _interval([run[figure].value - run[over].value for run in runs], _root_mean(errors))
+        return _interval([run[figure].value - run[over].value for run in runs], errors)
 
     def ratio(self, upper: str, lower: str, figure: str) -> Interval:
         """upper / lower, seed by seed."""
         pairs = list(zip(self.measures[upper], self.measures[lower], strict=True))
-        return _interval([a[figure].value / b[figure].value for a, b in pairs], 0.0)
+        return _interval([a[figure].value / b[figure].value for a, b in pairs], [0.0])
 
 
-def _interval(values: Sequence[float], sampling: float) -> Interval:
+def _interval(values: Sequence[float], errors: Sequence[float]) -> Interval:
+    """The sampling error of a mean over seeds that share one test set does not shrink with their number."""
     mean = float(np.mean(values))
     spread = float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    error = max(spread, sampling)
+    error = max(spread, float(np.sqrt(np.mean(np.square(errors)))))
     return Interval(mean, mean - 2 * error, mean + 2 * error, error)
-
-
-def _root_mean(errors: Sequence[float]) -> float:
-    """The sampling error of a mean over seeds that share one test set does not shrink with their number."""
-    return float(np.sqrt(np.mean(np.square(errors))))
 
 
 def above(figure: Interval, bound: float = 0.0, errors: float = 2.0) -> Verdict:
@@ -163,8 +159,7 @@ def above(figure: Interval, bound: float = 0.0, errors: float = 2.0) -> Verdict:
 
 def below(figure: Interval, bound: float, errors: float = 0.0) -> Verdict:
     """Whether a figure lies below a bound by more than so many standard errors."""
-    turned = Interval(-figure.value, -figure.high, -figure.low, figure.error)
-    return above(turned, -bound, errors)
+    return above(figure._replace(value=-figure.value), -bound, errors)
 
 
 def all_of(*verdicts: Verdict) -> Verdict:

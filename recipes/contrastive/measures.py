@@ -11,17 +11,21 @@ import torch.nn.functional as F
 from lt.datagen.shards import Sample, open_shards
 from lt.models.nn.contrastive import Features, image_similarity, text_similarity
 from lt.recipes.claims import Measured, Measures
-from lt.recipes.contrastive.objective import ContrastiveObjective
+from lt.recipes.contrastive.objective import ContrastiveEncoder, ContrastiveObjective
 from lt.recipes.evaluate import zero_shot
 from lt.recipes.evaluate.bootstrap import resampled
 from lt.recipes.evaluate.features import BATCH, Encoder
 from lt.recipes.evaluate.localisation import found, on_thing
 from lt.recipes.evaluate.retrieval import recalls
+from lt.recipes.system import Note
 from lt.recipes.training.loader import Examples
 from lt.recipes.training.logging import read_log
 from lt.recipes.training.objective import Batch
 from lt.recipes.training.order import Order
 from lt.recipes.training.shards import ShardSet
+from lt.recipes.worlds import scenes
+
+TRAIN, TEST, SIZE = 12000, 500, 64
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,19 @@ class Tested:
     texts: Features
     numbers: torch.Tensor
     batches: list[Batch]
+
+
+def data(note: Note) -> tuple[dict[str, str], str]:
+    """Scenes to train on, and scenes whose combinations training never shows."""
+    train, test = scenes("train", TRAIN, SIZE, note), scenes("test", TEST, SIZE, note)
+    return {"data.train": f"[{train}]", "data.validation": str(test)}, str(test)
+
+
+def usual(encoder: ContrastiveEncoder, run: Path, test: str) -> Measures:
+    """What both studies measure of a run: retrieval, localisation, the time of a step, prompts."""
+    tested = run_through(encoder.objective, test)
+    found = {**retrieval(tested), **localisation(encoder.objective, tested), **step_seconds(run)}
+    return {**found, **prompts(encoder, test)}
 
 
 @torch.no_grad()

@@ -3,28 +3,17 @@
 from pathlib import Path
 
 from lt.recipes.claims import Claim, Evidence, Finding, Measures, Study, Variant, above, all_of, below
-from lt.recipes.contrastive.measures import localisation, prompts, retrieval, run_through, step_seconds, word_order
+from lt.recipes.contrastive.measures import data, usual, word_order
 from lt.recipes.contrastive.objective import ContrastiveEncoder
-from lt.recipes.system import Note
-from lt.recipes.worlds import scenes
 
-TRAIN, TEST, SIZE = 12000, 500, 64
 _SUM = ("model.colder=0", "model.reduce=sum", "model.scale_start=1", "train.spike=0")
 """The loss of sums may jump early: a result, no reason to stop."""
-
-
-def data(note: Note) -> tuple[dict[str, str], str]:
-    """Scenes to train on, and scenes whose combinations training never shows."""
-    train, test = scenes("train", TRAIN, SIZE, note), scenes("test", TEST, SIZE, note)
-    return {"data.train": f"[{train}]", "data.validation": str(test)}, str(test)
 
 
 def measure(run: Path, test: str) -> Measures:
     """All metrics of a run: every one is cheap once the features are there."""
     encoder = ContrastiveEncoder.load(run)
-    tested = run_through(encoder.objective, test)
-    found = {**retrieval(tested), **localisation(encoder.objective, tested), **step_seconds(run)}
-    return {**found, **prompts(encoder, test), **word_order(encoder, test)}
+    return {**usual(encoder, run, test), **word_order(encoder, test)}
 
 
 def judge_pads(evidence: Evidence) -> Finding:

@@ -8,30 +8,26 @@ import torch.nn.functional as F
 
 from lt.models.nn.contrastive import Features, contrastive_loss
 from lt.recipes.claims import Claim, Evidence, Finding, Measured, Measures, Study, Variant, above, all_of, below
-from lt.recipes.contrastive.measures import localisation, prompts, retrieval, run_through, step_seconds
+from lt.recipes.contrastive import measures
 from lt.recipes.contrastive.objective import ContrastiveEncoder, ContrastiveObjective
 from lt.recipes.system import Note
 from lt.recipes.worlds import scenes
 
-TRAIN, TEST, SIZE = 12000, 500, 64
 FEW, SOME = 500, 2000
 _LOCKED = ("model.locked=true", "model.image_weights={english}")
 
 
 def data(note: Note) -> tuple[dict[str, str], str]:
     """Scenes for the English tower and for the full Chinese runs; few others; scenes whose combinations training never shows."""
-    train, test = scenes("train", TRAIN, SIZE, note), scenes("test", TEST, SIZE, note)
-    few, some = (scenes("train", count, SIZE, note, seed=1) for count in (FEW, SOME))
-    values = {"data.train": f"[{train}]", "data.validation": str(test), "few": str(few), "some": str(some)}
-    return values, str(test)
+    values, test = measures.data(note)
+    few, some = (scenes("train", count, measures.SIZE, note, seed=1) for count in (FEW, SOME))
+    return {**values, "few": str(few), "some": str(some)}, test
 
 
 def measure(run: Path, test: str) -> Measures:
-    """Retrieval, localisation, prompts, the time of a step and of the similarity."""
+    """The usual, and the time of the similarity."""
     encoder = ContrastiveEncoder.load(run)
-    tested = run_through(encoder.objective, test)
-    found = {**retrieval(tested), **localisation(encoder.objective, tested), **step_seconds(run)}
-    return {**found, **prompts(encoder, test), **similarity_seconds(encoder.objective)}
+    return {**measures.usual(encoder, run, test), **similarity_seconds(encoder.objective)}
 
 
 def similarity_seconds(objective: ContrastiveObjective, batch: int = 64) -> Measures:

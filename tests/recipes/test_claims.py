@@ -15,6 +15,7 @@ import toy_study
 from lt.datagen.shards import LtError, UsageError
 from lt.recipes import reproduce as reproduction
 from lt.recipes.claims import Claim, Evidence, Finding, Measured, Study, Variant, above, all_of, below, find_study
+from lt.recipes.contrastive import measures
 from lt.recipes.evaluate.bootstrap import Interval
 from lt.recipes.training import checkpoints
 from lt.recipes.training.logging import read_log
@@ -163,8 +164,9 @@ def test_ctrl_c_saves_what_runs_side_by_side_and_the_same_call_goes_on(shards, t
 def test_the_real_studies_run_in_miniature(name, tmp_path, monkeypatch):
     module = __import__(f"lt.recipes.{name}.claims", fromlist=["x"])
     for constant, value in {"TRAIN": 128, "TEST": 48, "FEW": 128, "SOME": 128}.items():
-        if hasattr(module, constant):
-            monkeypatch.setattr(module, constant, value)
+        for place in (module, measures):
+            if hasattr(place, constant):
+                monkeypatch.setattr(place, constant, value)
     monkeypatch.chdir(tmp_path)
     result = reproduction.reproduce(module.STUDY, tmp_path / "runs", seeds=1, steps=2, note=print)
     assert len(result.claims) == len(module.CLAIMS) and not result.full

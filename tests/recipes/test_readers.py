@@ -142,4 +142,4 @@ def test_names_cannot_leave_the_folder_and_broken_pictures_are_rejects(tmp_path)
     collection = open_collection(str(tmp_path / "in" / "a.txt"))
     assert read(collection) == {"broken": ("y",)}
     with pytest.raises(SampleError):
-        next(iter(collection.items)).picture()
+        next(iter(collection.items())).picture()
