@@ -100,17 +100,14 @@ def three_in_a_row(pictures: Sequence[np.ndarray]) -> np.ndarray:
 def titled(picture: np.ndarray, text: str) -> np.ndarray:
     """The picture with a line of text above it, wrapped to its width."""
     letters, width = font(15), picture.shape[1]
-    per_line = max(8, int(width / (letters.getlength("汉" if has_chinese(text) else "n") + 0.5)))
+    chinese = any("\u3400" <= letter <= "\u9fff" for letter in text)
+    per_line = max(8, int(width / (letters.getlength("汉" if chinese else "n") + 0.5)))
     lines = textwrap.wrap(text, per_line) or [""]
     head = Image.new("RGB", (width, 8 + 20 * len(lines)), "white")
     draw = ImageDraw.Draw(head)
     for number, line in enumerate(lines):
         draw.text((4, 4 + 20 * number), line, font=letters, fill="black")
     return sheet([[np.asarray(head)], [picture]], gap=0)
-
-
-def has_chinese(text: str) -> bool:
-    return any("\u3400" <= letter <= "\u9fff" for letter in text)
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lt.datagen.engine.stage import batched
 from lt.datagen.shards import Sample, open_shards
 from lt.models.nn.contrastive import Features, image_similarity, text_similarity
 from lt.recipes.claims import Measured, Measures
@@ -105,29 +106,19 @@ def prompts(encoder: Encoder, test: str) -> Measures:
     `ensemble`: FILIP's mean of similarities; `ensemble_tokens`: the mean of the prompts' token vectors, place by place, which the
     paper calls meaningless; `ensemble_votes`: Wukong's rule; `bare`: one prompt, the name alone.
     """
-    samples, labels = [], []
-    for sample in open_shards(test):
-        if label := zero_shot.label_of(sample, encoder.language):
-            samples.append(sample)
-            labels.append(label)
-    known, truth = zero_shot.known_classes(labels, None)
-    pictures = [encoder.prepared(sample.picture) for sample in samples]
-    images = Features(
-        torch.cat([encoder.images(pictures[i : i + BATCH]).tokens for i in range(0, len(pictures), BATCH)])
-    )
+    found = [(s, label) for s in open_shards(test) if (label := zero_shot.label_of(s, encoder.language))]
+    known, truth = zero_shot.known_classes([label for _, label in found], None)
+    pictures = [encoder.prepared(sample.picture) for sample, _ in found]
+    images = Features(torch.cat([encoder.images(part).tokens for part in batched(pictures, BATCH)]))
     templates = zero_shot.read_prompts(encoder.prompts)
-    found = {
+    scored = {
         "ensemble": zero_shot.scores(encoder, images, known.names, templates, "mean"),
         "ensemble_votes": zero_shot.scores(encoder, images, known.names, templates, "votes"),
         "ensemble_tokens": _by_mean_tokens(encoder, images, known.names, templates),
         "bare": zero_shot.scores(encoder, images, known.names, ["{}"], "mean"),
     }
-    return {name: _top1(scored, truth) for name, scored in found.items()}
-
-
-def _top1(scored: torch.Tensor, truth: np.ndarray) -> Measured:
-    top1 = zero_shot.accuracies(scored, truth)["top1"]
-    return Measured(top1.value, top1.error)
+    top1 = {name: zero_shot.accuracies(values, truth)["top1"] for name, values in scored.items()}
+    return {name: Measured(interval.value, interval.error) for name, interval in top1.items()}
 
 
 def _by_mean_tokens(encoder: Encoder, images: Features, names: list[str], templates: list[str]) -> torch.Tensor:

@@ -26,7 +26,7 @@ from lt.recipes.contrastive.alignment import Aligned, owners, three_in_a_row
 from lt.recipes.contrastive.pairs import Pair
 from lt.recipes.contrastive.settings import ContrastiveSettings, HeadSettings
 from lt.recipes.evaluate.features import BATCH, Encoder, Rule, load_encoder
-from lt.recipes.evaluate.localisation import Found, found, found_metrics
+from lt.recipes.evaluate.localisation import found, found_metrics
 from lt.recipes.evaluate.retrieval import recalls
 from lt.recipes.training.checkpoints import Record
 from lt.recipes.training.objective import Batch, Metrics, Objective, Parallel, Report
@@ -117,22 +117,18 @@ class ContrastiveObjective(Objective):
 
         The score is the mean of R@1 over both directions.
         """
-        images, texts, masks, numbers = [], [], [], []
+        parts, places = [], []
         shown: list[np.ndarray] = []
-        places: list[Found] = []
         for batch in batches:
-            tokens, words, mask, _ = self.encode(batch["image"], batch["tokens"], batch["mask"])
-            images.append(tokens)
-            texts.append(words)
-            masks.append(mask)
-            numbers.append(batch["text"])
+            parts.append((*self.encode(batch["image"], batch["tokens"], batch["mask"])[:3], batch["text"]))
             if "names" in batch:
                 patches, places_of_words = self.dense(batch)
                 places.append(found(patches, places_of_words, batch["names"], batch["cells"]))
                 if not shown:
                     shown = self._pictures(batch, patches, places_of_words)
-        if not images:
+        if not parts:
             raise LtError("The validation set has no usable samples.", "Name another one: --set data.validation=DIR.")
+        images, texts, masks, numbers = zip(*parts, strict=True)
         mask = None if masks[0] is None else torch.cat(masks)
         metrics = recalls(Features(torch.cat(images)), Features(torch.cat(texts), mask), torch.cat(numbers)).metrics()
         metrics |= found_metrics(places)
@@ -210,7 +206,7 @@ class ContrastiveEncoder(Encoder):
         if text.tokenizer == "words":  # it knows the built-in worlds' words only, and gets prompts made of these
             prompts = f"world-{prompts}"
         super().__init__(record, text.language, objective.size, "bicubic, shorter side, centre crop", prompts, rule)
-        self.objective, self._example = objective, objective.example()
+        self.objective, self.example = objective, objective.example()
         objective.model.to(device())
 
     @classmethod
@@ -223,7 +219,7 @@ class ContrastiveEncoder(Encoder):
 
     def prepared(self, pixels: np.ndarray) -> np.ndarray:
         """Shorter side to s, the middle square: uint8 [3, s, s]."""
-        return self._example.picture(pixels)
+        return self.example.picture(pixels)
 
     @torch.no_grad()
     def images(self, pictures: Sequence[np.ndarray]) -> Features:

@@ -50,7 +50,7 @@ class Pair:
         caption = wordings[drawn]
         row: dict[str, Any] = {"image": self.picture(sample.picture, rng), **self._tokens(caption)}
         if rng is None and self.grid:
-            row |= {"caption": caption, **self._things(sample, caption)}
+            row |= {"caption": caption, **self.things(sample, caption)}
         return row
 
     def picture(self, pixels: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -64,10 +64,12 @@ class Pair:
         ids, mask = self.tokenizer([caption])
         return {"tokens": ids[0].numpy(), "mask": mask[0].numpy(), "text": text_number(caption)}
 
-    def _things(self, sample: Sample, caption: str) -> dict[str, np.ndarray]:
+    def things(self, sample: Sample | None, caption: str) -> dict[str, np.ndarray]:
+        """`names` and `cells` of a sample that knows its things; without one, of no things."""
         names = np.zeros((MAX_THINGS, self.tokenizer.length), bool)
         cells = np.zeros((MAX_THINGS, self.grid**2), np.float32)
-        for row, thing in enumerate(things_of(sample, self.language, caption, self.tokenizer)):
+        found = things_of(sample, self.language, caption, self.tokenizer) if sample is not None else ()
+        for row, thing in enumerate(found):
             names[row, thing.places] = True
             cells[row] = cover(thing.mask, self.size, self.grid).ravel()
         return {"names": names, "cells": cells}

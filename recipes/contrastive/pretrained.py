@@ -59,10 +59,7 @@ def _from_transformers(state: Mapping[str, Tensor], model: DualEncoder) -> dict[
 
 
 def _from_run(where: Path) -> dict[str, Tensor]:
-    folder = where / "checkpoints"
-    found = (checkpoints.best(folder) or checkpoints.latest(folder)) if folder.is_dir() else where
-    if found is None:
-        raise LtError(f"The run {where} has no checkpoint yet.")
+    found = checkpoints.chosen(where)
     tensors = checkpoints.read_tensors(found, checkpoints.Record.load(found), "model")
     return {name.removeprefix("model."): value for name, value in tensors.items()}
 

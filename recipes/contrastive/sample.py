@@ -1,8 +1,6 @@
-"""Word-patch alignment pictures (FILIP, figure 2), and how often a word finds its thing.
+"""Word-patch alignment pictures (FILIP, figure 2), and how often a word finds its thing."""
 
-result = align(ContrastiveEncoder.load(Path("runs/filip-tiny")), collection, Path("samples/filip"))
-"""
-
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -20,12 +18,10 @@ from lt.models.nn.tokenizers import find_phrase
 from lt.recipes.contrastive.alignment import Aligned, chinese_font, owners, three_in_a_row, titled
 from lt.recipes.contrastive.objective import ContrastiveEncoder
 from lt.recipes.contrastive.options import AlignOptions
-from lt.recipes.contrastive.pairs import cover
 from lt.recipes.contrastive.settings import test_scenes
 from lt.recipes.evaluate.bootstrap import Interval, resampled
-from lt.recipes.evaluate.localisation import found
+from lt.recipes.evaluate.localisation import Found, found
 from lt.recipes.evaluate.readers import Collection, Item, open_collection
-from lt.recipes.evaluate.things import MAX_THINGS, things_of
 from lt.recipes.shipped import located, or_shipped
 from lt.recipes.system import Answer, Note
 
@@ -93,67 +89,54 @@ def align(
         )
     if encoder.language == "zh" and not chinese_font():
         note("  no font with Chinese characters on this machine: legends show boxes; alignment.json holds the words")
-    drawn, records, hits, chances, things = [], [], [], [], 0
-    samples = 0
+    drawn, records, parts = [], [], []
     for item in islice(collection.items(), limit):
         try:
             row = _row(encoder, item, prompt, label)
         except SampleError:
             continue
-        samples += 1
         patches, words = _dense(encoder, row)
-        result = found(patches, words, row["names"][None], row["cells"][None])
-        if len(result.hits):
-            hits.append([float(result.hits.sum()), float(result.chance.sum())])
-            things += len(result.hits)
-            chances.append(len(result.hits))
+        parts.append(found(patches, words, row["names"], row["cells"]))
         if len(drawn) < count:
-            aligned = Aligned.of(row["image"], encoder.objective.tokenizer.pieces(row["text"]), patches[0], words[0])
-            picture = titled(aligned.drawn(owners(row["names"])), f"{item.key}: {row['text']}")
-            drawn.append(picture)
-            records.append(
-                {"key": item.key, "text": row["text"], "words": aligned.words, "best": aligned.best.tolist()}
-            )
-            _write(out / f"{item.key.replace('/', '_')}.png", picture)
+            pieces = encoder.objective.tokenizer.pieces(row["text"])
+            aligned = Aligned.of(row["image"][0], pieces, patches[0], words[0])
+            drawn.append(titled(aligned.drawn(owners(row["names"][0])), f"{item.key}: {row['text']}"))
+            records.append({"key": item.key, "text": row["text"], "words": pieces, "best": aligned.best.tolist()})
+            _write(out / f"{item.key.replace('/', '_')}.png", drawn[-1])
     if not drawn:
         raise LtError(f"No sample of {collection.name} could be used.")
     _write(out / "alignment.png", three_in_a_row(drawn))
-    interval, chance = _score(hits, chances)
-    result = Alignment([str(out / "alignment.png")], interval, chance, things, samples)
+    things = sum(len(part.hits) for part in parts)
+    result = Alignment([str(out / "alignment.png")], *_score(parts), things, len(parts))
     model = {"system": encoder.record.system, "step": encoder.record.step, "digest": encoder.digest}
     data = {"name": collection.name, "digest": collection.digest}
     write_json(out / "alignment.json", {**result.as_json(), "model": model, "data": data, "samples_drawn": records})
     return result
 
 
-def _score(hits: list[list[float]], things: list[int]) -> tuple[Interval | None, float | None]:
-    if not hits:
+def _score(parts: Sequence[Found]) -> tuple[Interval | None, float | None]:
+    sums = [[float(part.hits.sum()), float(part.chance.sum()), len(part.hits)] for part in parts if len(part.hits)]
+    if not sums:
         return None, None
-    bottom = np.repeat(np.array(things, float)[:, None], 2, 1)
-    interval, chance = resampled(100 * np.array(hits), bottom)
+    columns = np.array(sums)
+    interval, chance = resampled(100 * columns[:, :2], columns[:, [2, 2]])
     return interval, chance.value
 
 
 def _row(encoder: ContrastiveEncoder, item: Item, prompt: str | None, label: str | None) -> dict[str, Any]:
-    objective = encoder.objective
-    text = prompt or item.captions[0]
-    ids, _ = objective.tokenizer([text])
-    names = torch.zeros(MAX_THINGS, ids.shape[1], dtype=torch.bool)
-    cells = torch.zeros(MAX_THINGS, objective.grid**2)
-    image = torch.from_numpy(encoder.prepared(item.picture()))
+    """A batch of one picture; its text beside."""
+    tokenizer, text = encoder.objective.tokenizer, prompt or item.captions[0]
+    things = encoder.example.things(None if label else item.sample, text)
     if label:
-        names[0, find_phrase(objective.tokenizer, text, label)] = True
-    elif item.sample is not None:
-        for number, thing in enumerate(things_of(item.sample, encoder.language, text, objective.tokenizer)):
-            names[number, thing.places] = True
-            cells[number] = torch.from_numpy(cover(thing.mask, objective.size, objective.grid).ravel())
-    return {"image": image, "tokens": ids, "text": text, "names": names, "cells": cells}
+        things["names"][0, find_phrase(tokenizer, text, label)] = True
+    arrays = {"image": encoder.prepared(item.picture()), **things}
+    tensors = {name: torch.from_numpy(value)[None] for name, value in arrays.items()}
+    return {**tensors, "tokens": tokenizer([text])[0], "text": text}
 
 
 @torch.no_grad()
 def _dense(encoder: ContrastiveEncoder, row: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    batch = {"image": row["image"][None].to(device()), "tokens": row["tokens"].to(device())}
-    patches, words = encoder.objective.dense(batch)
+    patches, words = encoder.objective.dense({name: row[name].to(device()) for name in ("image", "tokens")})
     return patches.cpu(), words.cpu()
 
 

@@ -107,15 +107,13 @@ def _from_shards(where: str, language: str) -> Collection:
         passed_over.clear()
         for sample in shards.samples(on_bad=lambda reject: passed_over.update([reject.reason])):
             try:
-                yield Item(sample.key, tuple(captions_of(sample, language)), partial(_picture, sample), sample)
+                yield Item(
+                    sample.key, tuple(captions_of(sample, language)), partial(getattr, sample, "picture"), sample
+                )
             except SampleError as error:
                 passed_over[error.reason] += 1
 
     return Collection(str(where), shards.digest(), items, passed_over)
-
-
-def _picture(sample: Sample) -> np.ndarray:
-    return sample.picture
 
 
 Captions = dict[str, list[str]]

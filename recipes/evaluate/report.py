@@ -1,6 +1,5 @@
 """`lt eval retrieval` and `lt eval zero-shot`: from a checkpoint and data to metrics with intervals and digests."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,12 @@ from lt.datagen.shards import LtError, UsageError
 from lt.models.nn.contrastive import Features
 from lt.models.nn.device import device
 from lt.recipes.evaluate import zero_shot
-from lt.recipes.evaluate.bootstrap import Interval
+from lt.recipes.evaluate.bootstrap import DRAWS, Interval
 from lt.recipes.evaluate.features import Encoder, Pictures, Rule, encode_pictures
-from lt.recipes.evaluate.readers import Collection, Item
+from lt.recipes.evaluate.readers import Collection
 from lt.recipes.evaluate.retrieval import recalls, text_number
 from lt.recipes.system import Note
 from lt.recipes.training.checkpoints import versions
-
-_SAID_AT_MOST = 3
 
 
 @dataclass(frozen=True)
@@ -63,13 +60,7 @@ def evaluate_retrieval(
     _announce(encoder, collection, pictures, f"{len(texts):,} captions", note)
     prompted = encoder.texts([prompt.replace("{}", text) for text in texts])
     found = recalls(pictures.features, prompted, numbers, owner)
-    protocol = {
-        "pictures": len(pictures.keys),
-        "captions": len(texts),
-        "prompt": prompt,
-        "language": encoder.language,
-        "bootstrap": 1000,
-    }
+    protocol = {"pictures": len(pictures.keys), "captions": len(texts), "prompt": prompt}
     return _evaluation("retrieval", found.intervals(), protocol, encoder, collection, pictures)
 
 
@@ -91,13 +82,16 @@ def evaluate_zero_shot(
     prompts, rule = prompts or encoder.prompts, rule or encoder.rule
     templates = zero_shot.read_prompts(prompts)
     pictures = encode_pictures(encoder, collection, limit, cache)
-    rows, labels = _labelled(collection.items(), pictures.keys, encoder.language)
+    row_of = {key: row for row, key in enumerate(pictures.keys)}
+    found = [(row_of[i.key], i.sample) for i in collection.items() if i.key in row_of and i.sample is not None]
+    labels = {row: label for row, sample in found if (label := zero_shot.label_of(sample, encoder.language))}
+    rows = np.array(list(labels), dtype=np.int64)
     if not labels:
         raise LtError(
             f"No sample of {collection.name} has exactly one label.",
             "Labels are read from a `cls` field, from json.label, or from layers of one category.",
         )
-    known, truth = zero_shot.known_classes(labels, zero_shot.read_classes(classes) if classes else None)
+    known, truth = zero_shot.known_classes(list(labels.values()), zero_shot.read_classes(classes) if classes else None)
     _announce(
         encoder, collection, pictures, f"{len(known.names):,} classes x {len(templates)} prompts ({prompts})", note
     )
@@ -107,29 +101,11 @@ def evaluate_zero_shot(
         "classes": len(known.names),
         "prompts": templates,
         "rule": rule,
-        "language": encoder.language,
         "chance": 100 / len(known.names),
-        "bootstrap": 1000,
     }
     found = _evaluation("zero-shot", zero_shot.accuracies(scored, truth), protocol, encoder, collection, pictures)
     left_out = len(pictures.keys) - len(rows)
     return replace(found, passed_over={**found.passed_over, **({"not-one-label": left_out} if left_out else {})})
-
-
-def _labelled(items: Any, keys: Sequence[str], language: str) -> tuple[np.ndarray, list[tuple[str, str]]]:
-    """Rows of the pictures that have one label, and the labels."""
-    row_of = {key: row for row, key in enumerate(keys)}
-    rows, labels = [], []
-    for item in items:
-        label = _label(item, language) if item.key in row_of else None
-        if label:
-            rows.append(row_of[item.key])
-            labels.append(label)
-    return np.array(rows, dtype=np.int64), labels
-
-
-def _label(item: Item, language: str) -> tuple[str, str] | None:
-    return zero_shot.label_of(item.sample, language) if item.sample is not None else None
 
 
 def _announce(encoder: Encoder, collection: Collection, pictures: Pictures, against: str, note: Note) -> None:
@@ -140,10 +116,7 @@ def _announce(encoder: Encoder, collection: Collection, pictures: Pictures, agai
         f"{len(pictures.keys):,} pictures{cached}, {against}"
     )
     if pictures.passed_over:
-        listed = ", ".join(
-            f"{count:,} {reason}" for reason, count in list(pictures.passed_over.items())[:_SAID_AT_MOST]
-        )
-        note(f"  passed over: {listed}")
+        note("  passed over: " + ", ".join(f"{n:,} {reason}" for reason, n in pictures.passed_over.items()))
 
 
 def _evaluation(
@@ -157,5 +130,5 @@ def _evaluation(
     record = encoder.record
     model = {"system": record.system, "preset": record.preset, "step": record.step, "digest": encoder.digest}
     data = {"name": collection.name, "digest": collection.digest}
-    protocol = {"size": encoder.size, "resize": encoder.resize, **protocol}
-    return Evaluation(task, metrics, protocol, data, {**model, "data": record.data}, pictures.passed_over)
+    usual = {"size": encoder.size, "resize": encoder.resize, "language": encoder.language, "bootstrap": DRAWS}
+    return Evaluation(task, metrics, {**usual, **protocol}, data, {**model, "data": record.data}, pictures.passed_over)

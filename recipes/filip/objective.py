@@ -32,10 +32,4 @@ def make_objective(settings: FilipSettings) -> ContrastiveObjective:
     return ContrastiveObjective(settings, head, Filip(shaped(config, head, tokenizer)), tokenizer)
 
 
-RECIPE = Recipe(
-    name="filip",
-    settings=FilipSettings,
-    objective=make_objective,
-    world=scenes_world,
-    folder=Path(__file__).parent,
-)
+RECIPE = Recipe("filip", FilipSettings, make_objective, scenes_world, Path(__file__).parent)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lt.datagen.engine.code import code_of
 from lt.datagen.shards import LtError, Sample
@@ -56,7 +55,8 @@ class Judge:
             LtError: its training was stopped.
         """
         plan = make_plan(objective.RECIPE, "tiny")
-        out = lt_home() / "judge" / _identity(plan)[:16]
+        code = code_of(FiguresSource, network, figure_traits, objective)
+        out = lt_home() / "judge" / digest_of([flat(plan.settings), FiguresSource(1).inputs(), code])[:16]
         if not is_finished(out):
             note(f"The world's judge is not trained yet; it will be kept in {out}.")
             if train(RunPlan(plan.recipe, plan.preset, plan.why, plan.resolved, out), note).status == "stopped":
@@ -109,7 +109,7 @@ class Judge:
         for first in range(0, len(pictures), _BATCH):
             part = [channels_first(fitted(picture, size, size)) for picture in pictures[first : first + _BATCH]]
             looked = self.objective.judge(to_signed(torch.from_numpy(np.stack(part)).to(device())))
-            yield Looked(_here(looked.heat), tuple(_here(logits) for logits in looked.logits), _here(looked.features))
+            yield Looked(looked.heat.cpu(), tuple(logits.cpu() for logits in looked.logits), looked.features.cpu())
 
 
 def true_points(sample: Sample, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -120,14 +120,3 @@ def true_points(sample: Sample, size: int) -> tuple[np.ndarray, np.ndarray]:
     """
     points = objective.exact_points(sample)
     return points[:, :2] * size, points[:, 2] == 2
-
-
-def _here(values: Tensor) -> Tensor:
-    return values.float().cpu()
-
-
-def _identity(plan: RunPlan) -> str:
-    """Digest of everything that the judge's weights depend on but the libraries."""
-    return digest_of(
-        [flat(plan.settings), FiguresSource(1).inputs(), code_of(FiguresSource, network, figure_traits, objective)]
-    )

@@ -209,10 +209,4 @@ def world(settings: JudgeSettings, note: Note) -> tuple[list[str], str]:
     return [str(figures("train", made.figures, size, note))], str(figures("test", made.test, size, note))
 
 
-RECIPE = Recipe(
-    name="judge",
-    settings=JudgeSettings,
-    objective=JudgeObjective,
-    world=world,
-    folder=Path(__file__).parent,
-)
+RECIPE = Recipe("judge", JudgeSettings, JudgeObjective, world, Path(__file__).parent)

@@ -75,10 +75,4 @@ def make_objective(settings: WukongSettings) -> WukongObjective:
     return WukongObjective(settings, head, model, tokenizer)
 
 
-RECIPE = Recipe(
-    name="wukong",
-    settings=WukongSettings,
-    objective=make_objective,
-    world=scenes_world,
-    folder=Path(__file__).parent,
-)
+RECIPE = Recipe("wukong", WukongSettings, make_objective, scenes_world, Path(__file__).parent)

@@ -14,7 +14,7 @@ import torch
 
 from lt.datagen.shards import LtError
 from lt.datagen.shards.storage import digest_of_file
-from lt.models.nn.device import device as own_device
+from lt.models.nn.device import device
 from lt.recipes.diffusion.pictures import channels_first
 
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
@@ -51,15 +51,13 @@ class Inception:
         except (RuntimeError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:160]
             raise LtError(f"{path} holds the weights of another network: {reason}", f"Want {WEIGHTS}.") from None
-        device = own_device()
-        return cls(network.to(device), digest_of_file(path))
+        return cls(network.to(device()), digest_of_file(path))
 
     @torch.no_grad()
     def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """RGB pictures uint8 [h, w, 3] of one size to float32 [n, 2048]."""
         batch = torch.from_numpy(np.stack([channels_first(picture) for picture in pictures]))
-        device = next(self.network.parameters()).device
-        return self.network(batch.to(device))[0].cpu().numpy()
+        return self.network(batch.to(device()))[0].cpu().numpy()
 
 
 def _read(path: Path) -> Any:

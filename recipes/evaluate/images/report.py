@@ -128,14 +128,13 @@ def _clip_protocol(clip: Encoder) -> dict[str, Any]:
 
 
 def _control_protocol(controls: Sequence[str], judge: Judge | None) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if "edge" in controls:
-        found["edge"] = {"detector": "opencv canny 100 200", "tolerance": TOLERANCE}
-    if "pose" in controls and judge:
-        found["pose"] = {"judge": judge.digest, "threshold": NEAR, "points": "seen"}
-    if "caption" in controls and judge:
-        found["caption"] = {"judge": judge.digest}
-    return found
+    digest = judge.digest if judge else ""
+    known = {
+        "edge": {"detector": "opencv canny 100 200", "tolerance": TOLERANCE},
+        "pose": {"judge": digest, "threshold": NEAR, "points": "seen"},
+        "caption": {"judge": digest},
+    }
+    return {name: told for name, told in known.items() if name in controls}
 
 
 def _drawn_by(drawn: PictureSet) -> dict[str, Any]:
