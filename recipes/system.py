@@ -1,13 +1,7 @@
 """What the command line knows of a system before anything heavy is imported: its verbs, their options, and where the code lies.
 
-    # recipes/shout/__init__.py
-    SYSTEM = System(
-        about="Pictures from loud words.",
-        recipe="lt.recipes.shout.objective:RECIPE",
-        sample=Verb(ShoutOptions, "lt.recipes.shout.sample:sample", 'lt sample shout --prompt "a cat"', "Draw pictures."),
-    )
-
 Options are a pydantic section: a field's docstring is its help, and `option` says what else the command line shows.
+docs/training.md has an example.
 """
 
 import importlib

@@ -165,8 +165,9 @@ def latest(folder: Path) -> Path | None:
 
 def best(folder: Path) -> Path | None:
     """The checkpoint with the highest score (the newest of equals), or None if none was validated."""
-    scored = [(record.score, record.step, path) for path in all_checkpoints(folder) if (record := Record.load(path))]
-    return max(((s, n, p) for s, n, p in scored if s is not None), default=(0, 0, None))[2]
+    scores = {path: Record.load(path).score for path in all_checkpoints(folder)}
+    scored = {path: score for path, score in reversed(scores.items()) if score is not None}
+    return max(scored, key=lambda path: scored[path], default=None)
 
 
 def chosen(where: Path) -> Path:
@@ -344,8 +345,7 @@ def with_words(settings: Some, checkpoint: Path, record: Record) -> Some:
 
 def export(where: Path, folder: Path) -> None:
     """Write a checkpoint's model in its ecosystem's format (a diffusers or transformers folder)."""
-    objective, _ = restore(where)
-    objective.export(folder)
+    restore(where)[0].export(folder)
 
 
 def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,8 +1,7 @@
 """Positions to batches, by worker processes.
 
 A bad sample (undecodable, damaged, refused by the system's `Example`) keeps its place in the order, but a substitute is shown
-there: another one of the set, drawn from (seed, position, attempt). So batches stay full, every good sample is still seen exactly
-once per epoch in its own place, and a resumed run meets the same substitutes. Each bad one is counted and logged with its key.
+there: another one of the set, drawn from (seed, position, attempt). Each bad one is counted and logged with its key.
 """
 
 import multiprocessing

@@ -10,6 +10,7 @@ A resumed run takes back what was written after the checkpoint that it goes on f
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class RunLog:
         if silent:
             return
         path = out / "log.jsonl"
-        _keep_until(path, step)
+        _keep_until(out, step)
         with writing(path):
             out.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a", encoding="utf-8")
@@ -84,24 +85,17 @@ class RunLog:
 
 def read_log(out: Path, event: str = "") -> list[dict[str, Any]]:
     """The lines of a run's log, of one event or of all; a last line that a kill cut off is left out."""
-    return [line for line in _lines(out / "log.jsonl") if not event or line["event"] == event]
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    found = []
+    path, found = out / "log.jsonl", []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
+        with suppress(ValueError):
             found.append(json.loads(text))
-        except ValueError:
-            continue
-    return found
+    return [line for line in found if not event or line["event"] == event]
 
 
-def _keep_until(path: Path, step: int) -> None:
-    if path.exists():
-        kept = [line for line in _lines(path) if line["step"] <= step]
-        with atomic_file(path, "w") as file:
-            file.writelines(f"{json.dumps(line, ensure_ascii=False)}\n" for line in kept)
+def _keep_until(out: Path, step: int) -> None:
+    if kept := read_log(out):
+        with atomic_file(out / "log.jsonl", "w") as file:
+            file.writelines(f"{json.dumps(line, ensure_ascii=False)}\n" for line in kept if line["step"] <= step)
 
 
 def _board(folder: Path, step: int) -> Any:

@@ -1,31 +1,6 @@
-"""What a system must say so that the one loop can train it: the `Objective`.
-
-    class Filip(Objective):
-        def __init__(self, settings):
-            self.modules = {"model": DualEncoder(settings.model)}     # trained and stored in every checkpoint
-            self.frozen = {}                                          # only used: neither trained nor stored
-
-        def example(self):                                            # runs inside the loader's workers
-            return Pair(settings.model.image_size)                    # picklable: (sample, rng or None) -> dict of arrays
-
-        def loss(self, batch):
-            loss, metrics = contrastive_loss(self.modules["model"](batch["image"], batch["text"]))
-            return loss, metrics
+"""What a system must say so that the one loop can train it: the `Objective`. docs/training.md has examples.
 
 The loop owns everything else: batches, optimizer, schedule, accumulation, EMA, clipping, logs, checkpoints and resume.
-
-Where several networks are trained against each other, `players` names them and `turns` says who learns when:
-
-            self.players = (
-                Player("generator", ("generator",)),
-                Player("discriminator", ("discriminator",), settings.discriminator, falls=False),
-            )
-            self.turns = (
-                Turn("generator"),                                                    # self.generator_loss(batch)
-                Turn("discriminator"),                                                # self.discriminator_loss(batch)
-                Turn("discriminator", "penalty", every=16, lazy=True),                # self.discriminator_penalty(batch)
-            )
-            self.averaged = ("generator",)
 
 A *batch* is a dict: tensors [b, ...] on the device, lists for what is not a number, and under `"key"` the samples' keys.
 """

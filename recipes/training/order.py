@@ -6,9 +6,7 @@ these rank r of R takes the r-th R-th, and cuts it into micro-batches. Loader wo
 was killed anywhere goes on with exactly the sample where it stopped, also with other workers, ranks or micro-batches.
 
 Shuffling: per epoch the shards are permuted and laid end to end; that row is cut into windows of W samples, and each window is
-permuted. Two samples of one shard thus lie at most W + (the shard's size) places apart: a window should span several shards
-(W >= 10 x the shard's size mixes well), or the shards should have been shuffled when they were made. W >= all samples is a
-perfect shuffle.
+permuted. Two samples of one shard thus lie at most W + (the shard's size) places apart.
 """
 
 from collections.abc import Sequence
