@@ -8,19 +8,25 @@ import json
 import math
 import re
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from lt.datagen.shards.errors import SampleError
 
 MAX_PIXELS = 8192 * 8192
 """Pictures with more pixels are refused before they are decoded (decompression bombs)."""
+MAX_ASPECT = 200
+"""Pictures that are longer in relation are refused: scaled by their short side they would fill the memory."""
 MAX_JSON_BYTES = 64 * 2**20
 
-PICTURE_FIELDS = ("jpg", "png", "webp")
+PICTURE_FIELDS = ("jpg", "jpeg", "png", "webp")
+STORED_FORMATS = ("JPEG", "PNG", "WEBP")
+FILE_FORMATS = (*STORED_FORMATS, "BMP", "TIFF")
+"""What shards hold, and what is read from files of any origin."""
 _JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
 _PNG = {"format": "PNG", "compress_level": 4}
 _WEBP = {"format": "WEBP", "lossless": True, "exact": True}
@@ -71,7 +77,7 @@ def decode(field: str, data: bytes) -> Any:
     """
     kind = kind_of(field)
     if kind in _SAVED_AS:
-        return decode_image(data, indexed=field == "parts.png")
+        return decode_image(data, indexed=field == "parts.png", formats=STORED_FORMATS)
     if kind == "txt":
         try:
             return data.decode("utf-8")
@@ -85,12 +91,25 @@ def decode(field: str, data: bytes) -> Any:
 
 
 def encode_image(pixels: np.ndarray, kind: str) -> bytes:
-    """uint8 [h, w], [h, w, 3] or [h, w, 4] to JPEG (quality 95, no chroma subsampling), PNG or lossless WebP."""
+    """uint8 [h, w], [h, w, 3] or, but for JPEG, [h, w, 4] to JPEG (quality 95, no chroma subsampling), PNG or lossless WebP.
+
+    Raises:
+        SampleError: `bad-picture-value`: another shape or type, or larger than the format allows.
+    """
     pixels = np.asarray(pixels)
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or 0 in pixels.shape:
-        raise SampleError("bad-picture-value", f"want uint8 [h, w] or [h, w, c], got {pixels.dtype} {pixels.shape}")
+    channels = (3,) if _SAVED_AS[kind] is _JPEG else (3, 4)
+    fits = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in channels)
+    if pixels.dtype != np.uint8 or not fits or 0 in pixels.shape:
+        wanted = " or ".join(f"[h, w, {count}]" for count in channels)
+        got = f"{pixels.dtype} {list(pixels.shape)}"
+        raise SampleError("bad-picture-value", f"want uint8 [h, w] or {wanted} for {kind}, got {got}")
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, **_SAVED_AS[kind])
+    try:
+        Image.fromarray(pixels).save(buffer, **_SAVED_AS[kind])
+    except (OSError, ValueError) as error:  # 65,535 pixels are a JPEG's longest side, 16,383 a WebP's
+        raise SampleError(
+            "bad-picture-value", f"{pixels.shape[1]}x{pixels.shape[0]} as {kind}: {short(error)}"
+        ) from None
     return buffer.getvalue()
 
 
@@ -103,11 +122,11 @@ def picture_kind(data: bytes) -> str:
     return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
 
 
-def open_image(data: bytes, formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP")) -> Image.Image:
-    """Open JPEG, PNG or WebP bytes (or Pillow's other `formats`) lazily, after checking the stated size against `MAX_PIXELS`.
+def open_image(data: bytes, formats: Sequence[str] = FILE_FORMATS) -> Image.Image:
+    """Open the bytes of a picture lazily, after checking the stated size against `MAX_PIXELS` and `MAX_ASPECT`.
 
     Raises:
-        SampleError: `empty-image`, `undecodable-image` or `image-too-large`.
+        SampleError: `empty-image`, `undecodable-image`, `image-too-large` or `image-too-thin`.
     """
     if not data:
         raise SampleError("empty-image", "0 bytes")
@@ -121,36 +140,92 @@ def open_image(data: bytes, formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP")) 
         Exception
     ) as error:  # on hostile bytes Pillow raises nearly anything: SyntaxError, struct.error, KeyError ...
         raise SampleError("undecodable-image", short(error)) from None
+    size = f"{image.width}x{image.height} pixels"
     if image.width * image.height > MAX_PIXELS:
-        raise SampleError("image-too-large", f"{image.width}x{image.height} pixels", image.width * image.height)
+        raise SampleError("image-too-large", size, image.width * image.height)
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise SampleError("image-too-thin", size, max(image.size) / min(image.size))
     return image
 
 
-def decode_image(data: bytes, indexed: bool = False) -> np.ndarray:
-    """JPEG, PNG or WebP bytes to uint8 [h, w] (grey) or [h, w, 3 | 4]. Truncated pictures are refused.
+def decode_image(
+    data: bytes, indexed: bool = False, turn: bool = True, formats: Sequence[str] = FILE_FORMATS
+) -> np.ndarray:
+    """A picture to uint8 [h, w] (grey), [h, w, 3] or, where it is transparent anywhere, [h, w, 4], as viewers show it.
+
+    It is turned upright as its EXIF block says; of 16 bits the upper eight count; CMYK and palettes become RGB, a transparent
+    colour becomes alpha; of an animation it is the first picture. Truncated pictures are refused.
 
     Args:
         indexed: give a picture with a palette as its indices [h, w], instead of the colours they stand for.
+        turn: False leaves the pixels as they are stored (but a TIFF's, which Pillow always turns).
+
+    Raises:
+        SampleError: as `open_image`, and `unsupported-depth` where nothing tells which value is white.
     """
-    image = open_image(data)
-    keep = ("L", "P", "RGB", "RGBA") if indexed else ("L", "RGB", "RGBA")
+    image = open_image(data, formats)
     try:
-        if image.mode.startswith("I;16"):  # 16-bit grey: Pillow's own conversion would clip to white
-            return (np.asarray(image) >> 8).astype(np.uint8)
-        if image.mode not in keep:
-            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-        return np.asarray(image)
+        rawmode = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
+        image.load()
+        if turn and (way := _TURNS.get(orientation(image))) is not None:
+            key = image.info.get("transparency")
+            image = image.transpose(way)
+            image.info |= {} if key is None else {"transparency": key}
+        return _eight_bits(image, rawmode, indexed)
+    except SampleError:
+        raise
     except Exception as error:  # as above
         raise SampleError("undecodable-image", short(error)) from None
 
 
-def to_rgb(pixels: np.ndarray) -> np.ndarray:
-    """Grey [h, w] or RGBA [h, w, 4] (over white) to RGB [h, w, 3]; RGB passes unchanged."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets a picture upright, by its EXIF orientation."""
+
+
+def orientation(image: Image.Image) -> int:
+    """1 (upright) to 8 as EXIF counts; 1 where nothing is told, or the EXIF block is broken."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as above
+        return 1
+
+
+def _eight_bits(image: Image.Image, rawmode: str, indexed: bool) -> np.ndarray:
+    """The pixels of a loaded picture. `rawmode`: how a PNG stores them, as Pillow puts it."""
+    key = image.info.get("transparency")
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # Pillow's conversion would clip
+        values = np.asarray(image)
+        grey = (values >> 8).astype(np.uint8)
+        return grey if key is None else np.dstack([grey, grey, grey, np.where(values == key, 0, 255).astype(np.uint8)])
+    if image.mode in ("I", "F"):
+        raise SampleError("unsupported-depth", f"pixels of 32 bits ({image.mode}): which value is white is not told")
+    if indexed and image.mode == "P":
+        return np.asarray(image)
+    if image.mode in ("L", "RGB") and key is not None:  # a PNG's, at the depth of the file
+        scale = {"L;2": 85, "L;4": 17}.get(rawmode, 1)
+        image.info["transparency"] = tuple(part >> 8 for part in key) if rawmode == "RGB;16B" else scale * key
+    if image.has_transparency_data:
+        return np.asarray(image.convert("RGBA"))
+    return np.asarray(image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB"))
+
+
+def to_rgb(pixels: np.ndarray, ground: int = 255) -> np.ndarray:
+    """Grey [h, w] or RGBA [h, w, 4] (over a grey `ground`: 255 is white) to RGB [h, w, 3]; RGB passes unchanged."""
     if pixels.ndim == 2:
         return np.repeat(pixels[:, :, None], 3, axis=2)
     if pixels.shape[2] == 4:
         alpha = pixels[:, :, 3:].astype(np.uint16)
-        blended = (pixels[:, :, :3].astype(np.uint16) * alpha + 255 * (255 - alpha) + 127) // 255
+        blended = (pixels[:, :, :3].astype(np.uint16) * alpha + ground * (255 - alpha) + 127) // 255
         return blended.astype(np.uint8)
     return pixels
 

@@ -5,16 +5,15 @@ The bytes of an upright RGB or grey JPEG, PNG or WebP are kept as they are; ever
 
 from pathlib import Path
 
-import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
-from lt.datagen.shards.codec import decode_image, encode_image, open_image, short
+from lt.datagen.shards import codec
 from lt.datagen.shards.errors import SampleError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-_OPENED_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _KEPT_FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _KEPT_MODES = ("L", "RGB")
+_SWAPPED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _MAX_FILE_BYTES = 512 * 2**20
 
 
@@ -26,21 +25,22 @@ def load_picture(path: Path, stated_size: tuple[int, int] | None = None) -> tupl
             annotate the stored pixels, some the turned picture. Where both sizes fit, EXIF is obeyed, as viewers do.
 
     Raises:
-        SampleError: `missing-file`, `empty-image`, `undecodable-image`, `image-too-large`, `size-mismatch`.
+        SampleError: `missing-file`, `empty-image`, `undecodable-image`, `image-too-large`, `image-too-thin`,
+            `unsupported-depth`, `size-mismatch`.
     """
     data = _read(path)
-    image = open_image(data, _OPENED_FORMATS)
-    turned = _should_turn(image, stated_size)
-    width, height = image.size
-    size = (height, width) if turned and _swaps_sides(image) else (width, height)
+    image = codec.open_image(data)
+    told = codec.orientation(image)
+    turned = _should_turn(image, told, stated_size)
+    size = image.size[::-1] if turned and told in _SWAPPED else image.size
     if stated_size is not None and size != stated_size:
         raise SampleError(
             "size-mismatch", f"the file is {size[0]}x{size[1]}, annotations say {stated_size[0]}x{stated_size[1]}"
         )
-    if image.format in _KEPT_FORMATS and image.mode in _KEPT_MODES and not turned:
-        decode_image(data)  # a truncated file must be found here, not by whoever trains on it
-        return _KEPT_FORMATS[image.format], data, size
-    return "png", encode_image(_to_rgb(image, turned), "png"), size
+    field = _KEPT_FORMATS.get(str(image.format))
+    is_kept = field and image.mode in _KEPT_MODES and told == 1 and not image.has_transparency_data
+    pixels = codec.decode_image(data, turn=turned)  # a truncated file must be found here, not by whoever trains on it
+    return (field, data, size) if field and is_kept else ("png", codec.encode_image(codec.to_rgb(pixels), "png"), size)
 
 
 def _read(path: Path) -> bytes:
@@ -54,30 +54,8 @@ def _read(path: Path) -> bytes:
         raise SampleError("unreadable-file", f"{path.name}: {error.strerror}") from None
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except (OSError, ValueError, SyntaxError):  # a broken EXIF block says nothing
-        return 1
-
-
-def _swaps_sides(image: Image.Image) -> bool:
-    return _orientation(image) in (5, 6, 7, 8)
-
-
-def _should_turn(image: Image.Image, stated_size: tuple[int, int] | None) -> bool:
-    if _orientation(image) not in range(2, 9):
+def _should_turn(image: Image.Image, told: int, stated_size: tuple[int, int] | None) -> bool:
+    if told == 1:
         return False
-    turned_size = image.size[::-1] if _swaps_sides(image) else image.size
+    turned_size = image.size[::-1] if told in _SWAPPED else image.size
     return stated_size is None or turned_size == stated_size or image.size != stated_size
-
-
-def _to_rgb(image: Image.Image, turned: bool) -> np.ndarray:
-    try:
-        upright = ImageOps.exif_transpose(image) if turned else image
-        if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-            paper = Image.new("RGBA", upright.size, (255, 255, 255, 255))
-            upright = Image.alpha_composite(paper, upright.convert("RGBA"))
-        return np.asarray(upright.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise SampleError("undecodable-image", short(error)) from None

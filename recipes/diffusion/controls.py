@@ -36,7 +36,7 @@ def control_picture(sample: Sample, control: str, size: Size) -> np.ndarray:
         SampleError: `no-<control>`: the sample lacks what it shows; whatever is wrong with its picture.
     """
     if f"{control}.png" in sample:
-        return fitted(to_rgb(sample[f"{control}.png"]), *size)
+        return fitted(to_rgb(sample[f"{control}.png"], ground=0), *size)
     if control == "color":
         return color_picture(sample.picture, size)
     if control == "layout":

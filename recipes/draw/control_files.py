@@ -25,7 +25,7 @@ def read_drawn(control: str, file: Path, size: Size) -> np.ndarray:
     Raises:
         LtError: it cannot be read, or has another aspect.
     """
-    return fitted(read_picture(control, file, size), *size)
+    return fitted(read_picture(control, file, size, ground=0), *size)
 
 
 def find_in_photo(control: str, file: Path, size: Size) -> np.ndarray:
@@ -52,10 +52,15 @@ def find_in_photo(control: str, file: Path, size: Size) -> np.ndarray:
     return found
 
 
-def read_picture(control: str, file: Path, size: Size) -> np.ndarray:
-    """A picture of the aspect of `size`, uint8 RGB [h, w, 3]. Raises LtError if it cannot be read, or has another aspect."""
+def read_picture(control: str, file: Path, size: Size, ground: int = 255) -> np.ndarray:
+    """A picture of the aspect of `size`, uint8 RGB [h, w, 3], where it is transparent over a grey `ground`: photographs over
+    white, control pictures over black (0), which is where nothing is drawn.
+
+    Raises:
+        LtError: it cannot be read, or has another aspect.
+    """
     try:
-        picture = to_rgb(decode_image(file.read_bytes()))
+        picture = to_rgb(decode_image(file.read_bytes()), ground)
     except (OSError, SampleError) as error:
         reason = getattr(error, "strerror", None) or error
         raise LtError(f"Cannot read the {control} picture {file}: {reason}.") from None

@@ -34,6 +34,6 @@ def overview(folder: Path, controls: Sequence[str]) -> np.ndarray:
     if not len(open_shards(str(folder))):
         raise LtError(f"No sample of {folder} could be drawn.", f"`lt shards info {folder}` counts the reasons.")
     for group in batched(islice(open_shards(str(folder)), _MOST_SHOWN), _COLUMNS):
-        rows += [[to_rgb(sample[f"{control}.png"]) for sample in group] for control in controls]
+        rows += [[to_rgb(sample[f"{control}.png"], ground=0) for sample in group] for control in controls]
         rows.append([sample.picture for sample in group])
     return sheet(rows)

@@ -109,7 +109,7 @@ def _check_size(painter: Painter, size: Size) -> None:
 
 def _hint(sample: Sample, control: str, size: Size) -> np.ndarray:
     """float32 [3, h, w] in 0..1."""
-    return channels_first(fitted(to_rgb(sample[f"{control}.png"]), *size)).astype(np.float32) / 255
+    return channels_first(fitted(to_rgb(sample[f"{control}.png"], ground=0), *size)).astype(np.float32) / 255
 
 
 def make_pipeline(source: Source, stage: Draw) -> Pipeline:

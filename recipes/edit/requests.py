@@ -11,7 +11,7 @@ import numpy as np
 from lt.datagen.engine.stage import Source
 from lt.datagen.shards import Reject, Sample, SampleError, UsageError
 from lt.datagen.shards.captions import main_caption
-from lt.datagen.shards.codec import decode_image
+from lt.datagen.shards.codec import decode_image, to_rgb
 from lt.datagen.shards.sample import safe_key
 from lt.datagen.shards.storage import digest_of_file
 from lt.datagen.sources.folder import FolderSource
@@ -100,4 +100,4 @@ class Requests:
 
 
 def _grey(picture: np.ndarray) -> np.ndarray:
-    return picture if picture.ndim == 2 else picture[:, :, :3].max(2)
+    return picture if picture.ndim == 2 else to_rgb(picture, ground=0).max(2)
