@@ -216,7 +216,7 @@ def _eight_bits(image: Image.Image, rawmode: str, indexed: bool) -> np.ndarray:
         image.info["transparency"] = tuple(part >> 8 for part in key) if rawmode == "RGB;16B" else scale * key
     if image.has_transparency_data:
         return np.asarray(image.convert("RGBA"))
-    return np.asarray(image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB"))
+    return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
 
 
 def to_rgb(pixels: np.ndarray, ground: int = 255) -> np.ndarray:
