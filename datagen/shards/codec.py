@@ -167,9 +167,9 @@ def decode_image(
     try:
         rawmode = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
         image.load()
-        if turn and (way := _TURNS.get(orientation(image))) is not None:
+        if turn and (told := orientation(image)) != 1:
             key = image.info.get("transparency")
-            image = image.transpose(way)
+            image = image.transpose(_TURNS[told])
             image.info |= {} if key is None else {"transparency": key}
         return _eight_bits(image, rawmode, indexed)
     except SampleError:
@@ -195,9 +195,10 @@ def orientation(image: Image.Image) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return image.getexif().get(ExifTags.Base.Orientation, 1)
+            told = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # as above
         return 1
+    return told if told in _TURNS else 1
 
 
 def _eight_bits(image: Image.Image, rawmode: str, indexed: bool) -> np.ndarray:
