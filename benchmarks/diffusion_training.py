@@ -31,7 +31,7 @@ from lt.models.nn.captions import TOKENS, small_text_encoder
 from lt.models.nn.unet import TINY
 from lt.recipes import registry
 from lt.recipes.diffusion.texts import LENGTH, world_tokenizer
-from lt.recipes.pangu.data import Row
+from lt.recipes.pangu.objective import Row
 from lt.recipes.training.loop import train
 from lt.recipes.training.plan import RunPlan, make_plan, open_data
 from lt.recipes.worlds import made

@@ -16,10 +16,8 @@ Added, because the paper does not say and it does not work without: guidance is 
 **Schedules are matched by SNR**: all states walk down the ladder of one scheduler, and each model is asked at its *own*
 t where its ``sigma_t / alpha_t`` is that of the rung (clamped to the ends of its schedule); v and x0 predictions are
 converted to noise and back. Decoded guesses are clamped to -1..1, since at t = 999 the noise in a guess is multiplied
-by 14.7. Pictures are resized between decoder and encoder where sizes differ; start noise is drawn afresh where shapes
-differ. Near t = 0 the autoencoders' error passes wholly into the result, so :func:`fading` lets d fall to zero there.
-Weights may depend on t and carry masks. Models that hold the *same* latent space object at the same size exchange
-guesses directly, without pixels.
+by 14.7. Pictures are resized between decoder and encoder, and start noise is drawn afresh, where sizes differ.
+Weights may fade (:func:`fading` says why) and carry masks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -147,9 +145,8 @@ def hand_over(
 ) -> Tensor:
     """Low resolution first, high resolution from T_low on (the paper's sub-module 2), over any number of groups.
 
-    Each group's fused clean guess at its last rung is decoded, enlarged (bicubic), encoded for the next group's lead
-    and noised again to the SNR of that rung with fresh noise. A group of one is the paper's case; larger groups chain
-    both forms.
+    Each group's fused clean guess at its last rung is carried to the next group's lead and noised again to the SNR of that
+    rung with fresh noise. A group of one is the paper's case; larger groups chain both forms.
 
     Args:
         groups: in order; ``until`` strictly falling.
@@ -183,11 +180,7 @@ def hand_over(
 def carry(clean: Tensor, source: Member, target: Member, clamp: float | None = 1.0) -> Tensor:
     """A clean latent of one member as a clean latent of another: decode, clamp, resize (bicubic), encode.
 
-    Args:
-        clean: ``[b, *source.shape]``.
-
-    Returns:
-        ``[b, *target.shape]``; the same tensor where both share a latent space and a size.
+    ``[b, *source.shape]`` to ``[b, *target.shape]``; the same tensor where both share a latent space and a size.
     """
     if source.space is target.space and source.shape == target.shape:
         return clean

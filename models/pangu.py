@@ -92,8 +92,8 @@ class SizeBuckets:
         wanted = math.log(width / height)
         return min(range(len(self.sizes)), key=lambda i: abs(math.log(self.sizes[i][0] / self.sizes[i][1]) - wanted))
 
-    def index(self, width: int, height: int) -> int:
-        """Index of exactly this size.
+    def ids(self, width: int, height: int, count: int) -> Tensor:
+        """The condition ``ids`` ``[count, 1]``, float32, that tells a U-Net of the PanGu shape exactly this size.
 
         Raises:
             ValueError: no such bucket; the message lists them.
@@ -101,11 +101,7 @@ class SizeBuckets:
         if (width, height) not in self.sizes:
             known = ", ".join(f"{w}x{h}" for w, h in self.sizes)
             raise ValueError(f"{width}x{height} is no size this model has learned; its sizes: {known}")
-        return self.sizes.index((width, height))
-
-    def ids(self, indices: Sequence[int]) -> Tensor:
-        """The condition ``ids`` ``[b, 1]``, float32, for a U-Net of the PanGu shape."""
-        return torch.tensor(indices, dtype=torch.float32)[:, None]
+        return torch.full((count, 1), float(self.sizes.index((width, height))))
 
 
 # As in the released inference code, in its order.

@@ -14,7 +14,7 @@ import numpy as np
 from lt.datagen.engine.stage import SampleStage, model_time
 from lt.datagen.shards import LtError, Reject, Sample
 from lt.datagen.stages.entities import annotated, corners
-from lt.models.perception.registry import BACKENDS, BackendError, load, target
+from lt.models.perception.registry import BACKENDS, BackendError, find, load
 
 MASKS = "work-masks.npy"
 
@@ -90,7 +90,7 @@ def _asked(ask: Callable[[str, str], Any], kind: str, name: str) -> Any:
         raise LtError(error.message, error.hint) from None
 
 
-expert, expert_class = partial(_asked, load), partial(_asked, target)
+expert, expert_class = partial(_asked, load), partial(_asked, lambda kind, name: find(kind, name).target)
 """A backend by kind and name; its class as `module:Class`, which a stage that is told its name is made by."""
 
 

@@ -19,13 +19,16 @@ AVOID = "person, people, animal, object, text, watermark"
 class DiffusionInpainter:
     """Inpainter: fills at a size the model can take (a multiple of 8), scales back, keeps known pixels to the bit.
 
+    Every picture starts from the same noise.
+
     Args:
         name: a folder or a name on the hub.
-        steps: denoising steps.
-        seed: of the noise; every picture starts from the same.
     """
 
-    def __init__(self, name: str, steps: int = 30, seed: int = 0):
+    steps = 30
+    """Of denoising."""
+
+    def __init__(self, name: str):
         from diffusers.pipelines.auto_pipeline import AutoPipelineForInpainting
 
         from lt.models.nn.device import device
@@ -33,7 +36,6 @@ class DiffusionInpainter:
         self.device = device()
         self.pipeline: Any = from_pretrained(AutoPipelineForInpainting, name).to(self.device)
         self.pipeline.set_progress_bar_config(disable=True)
-        self.steps, self.seed = steps, seed
 
     def inpaint(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [self._fill(image, mask) for image, mask in zip(images, masks, strict=True)]
@@ -53,7 +55,7 @@ class DiffusionInpainter:
             width=size[0],
             height=size[1],
             num_inference_steps=self.steps,
-            generator=torch.Generator("cpu").manual_seed(self.seed),
+            generator=torch.Generator("cpu").manual_seed(0),
         ).images[0]
         filled = np.asarray(made.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
         return np.where(mask[:, :, None], filled, image)

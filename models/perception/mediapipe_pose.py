@@ -41,8 +41,8 @@ class Crop:
 
     def of(self, image: np.ndarray, size: int, border: int) -> np.ndarray:
         """What lies in it, uint8 [size, size, 3]; `border` is OpenCV's way to go on outside the picture."""
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return cv2.warpAffine(image, self._matrix() @ _from_pixels(size), (size, size), flags=flags, borderMode=border)
+        flags, from_pixels = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, np.diag([1 / size, 1 / size, 1.0])
+        return cv2.warpAffine(image, self._matrix() @ from_pixels, (size, size), flags=flags, borderMode=border)
 
     def to_picture(self, points: np.ndarray) -> np.ndarray:
         """Points [n, 2] with the crop as 0..1, as pixels of the picture."""
@@ -173,11 +173,6 @@ def _anchors() -> np.ndarray:
         y, x = np.divmod(np.arange(cells * cells).repeat(each), cells)
         grids.append((np.stack([x, y], axis=1) + 0.5) / cells)
     return np.concatenate(grids)
-
-
-def _from_pixels(size: int) -> np.ndarray:
-    """[3, 3]: pixels of a crop of this size to 0..1."""
-    return np.diag([1 / size, 1 / size, 1.0])
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:

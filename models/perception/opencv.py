@@ -52,14 +52,16 @@ class OpenCVInpainter:
 
     Args:
         method: `telea` or `ns`.
-        radius: pixels around each point that it looks at.
     """
 
-    def __init__(self, method: str = "telea", radius: float = 5):
+    radius = 5
+    """Pixels around each point that it looks at."""
+
+    def __init__(self, method: str = "telea"):
         flags = {"telea": cv2.INPAINT_TELEA, "ns": cv2.INPAINT_NS}
         if method not in flags:
             raise BackendError(f"Unknown OpenCV inpainting {method!r}; known: telea, ns.")
-        self.flag, self.radius = flags[method], radius
+        self.flag = flags[method]
 
     def inpaint(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [
@@ -69,14 +71,9 @@ class OpenCVInpainter:
 
 
 class Canny:
-    """EdgeDetector: Canny with hysteresis thresholds on the 8-bit grey picture.
+    """EdgeDetector: Canny with hysteresis thresholds (L1 norm of the 3x3 Sobel responses) on the 8-bit grey picture."""
 
-    Args:
-        low, high: gradient thresholds (L1 norm of the 3x3 Sobel responses).
-    """
-
-    def __init__(self, low: float = 100, high: float = 200):
-        self.low, self.high = float(low), float(high)
+    low, high = 100, 200
 
     def edges(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [cv2.Canny(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), self.low, self.high) for image in images]

@@ -47,7 +47,8 @@ class PatchMatch:
             return _smooth(image, mask)
         picture, hole = levels[-1]
         coarse = _smooth((picture * 255).astype(np.uint8), hole).astype(np.float32) / 255
-        field = self._random_field(hole)
+        spots = np.argwhere(sources(hole))
+        field = spots[np.random.default_rng(self.seed).integers(len(spots), size=hole.shape)].astype(np.int32)
         guess = self._iterate(np.where(hole[:, :, None], coarse, picture), None, hole, field, 4 + 2 * len(levels))
         for level in range(len(levels) - 2, -1, -1):
             picture, hole = levels[level]
@@ -56,11 +57,6 @@ class PatchMatch:
             start = np.where(hole[:, :, None], anchor, picture)
             guess = self._iterate(start, anchor, hole, field, 4 + 2 * level if level else 1)
         return np.where(mask[:, :, None], np.round(guess * 255).astype(np.uint8), image)
-
-    def _random_field(self, hole: np.ndarray) -> np.ndarray:
-        spots = np.argwhere(sources(hole))
-        rng = np.random.default_rng(self.seed)
-        return spots[rng.integers(len(spots), size=hole.shape)].astype(np.int32)
 
     def _iterate(
         self, guess: np.ndarray, anchor: np.ndarray | None, hole: np.ndarray, field: np.ndarray, rounds: int
@@ -71,29 +67,21 @@ class PatchMatch:
         trust = (1.3 ** -cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, 3)).astype(np.float32)
         cost = np.ones(hole.shape, np.float32)
         near = np.float32(self.nearness / (hole.shape[0] ** 2 + hole.shape[1] ** 2))
+        inside = np.argwhere(hole).astype(np.int32)
+
+        def blend(guess: np.ndarray, targets: np.ndarray) -> np.ndarray:
+            """The patches' votes, with seams smoothed and low frequencies from `anchor` (None: from the votes)."""
+            voted, right, down = _vote(guess, hole, targets, field, cost, trust)
+            low = voted if anchor is None else np.ascontiguousarray(anchor, dtype=np.float32)
+            return _integrate(voted, low, right, down, inside, 60)
+
         guess = np.ascontiguousarray(guess, dtype=np.float32)
         if anchor is not None:
-            known = targets[source[tuple(np.moveaxis(field[tuple(targets.T)], 1, 0))]]
-            guess = blend(guess, anchor, hole, known, field, cost, trust)
+            guess = blend(guess, targets[source[tuple(np.moveaxis(field[tuple(targets.T)], 1, 0))]])
         for turn in range(rounds):
             _search(guess, source, targets, field, cost, spots, near, self.seed + 7919 * turn)
-            guess = blend(guess, anchor, hole, targets, field, cost, trust)
+            guess = blend(guess, targets)
         return guess
-
-
-def blend(
-    guess: np.ndarray,
-    anchor: np.ndarray | None,
-    hole: np.ndarray,
-    targets: np.ndarray,
-    field: np.ndarray,
-    cost: np.ndarray,
-    trust: np.ndarray,
-) -> np.ndarray:
-    """The next guess: the patches' votes, with seams smoothed and low frequencies from `anchor` (None: from the votes)."""
-    voted, right, down = _vote(guess, hole, targets, field, cost, trust)
-    anchor = voted if anchor is None else np.ascontiguousarray(anchor, dtype=np.float32)
-    return _integrate(voted, anchor, right, down, np.argwhere(hole).astype(np.int32), 60)
 
 
 def finer(field: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

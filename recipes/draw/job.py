@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from lt.datagen.shards import UsageError
 from lt.recipes.diffusion.pictures import Size
@@ -14,7 +13,6 @@ from lt.recipes.system import Note
 from lt.recipes.worlds import figures, world_folder
 
 _WORLD_SAMPLES, _FROM_SHARDS = 256, 16
-_NO_CONTROLS = ControlOptions()
 
 
 def size_of(text: str, option: str = "--size") -> Size:
@@ -28,17 +26,17 @@ def size_of(text: str, option: str = "--size") -> Size:
 def prompt_source(
     system: str,
     options: DrawOptions,
+    follow: ControlOptions,
     size: Size,
     tell: Callable[[str], None],
     note: Note,
-    follow: ControlOptions = _NO_CONTROLS,
 ) -> PromptSource | ShardPrompts:
     """Where prompts and control pictures come from: what was named, else the test figures.
 
     Args:
         system: who draws.
-        tell: takes in a few words which they are, before a world is made.
         follow: the control pictures.
+        tell: takes in a few words which they are, before a world is made.
 
     Raises:
         UsageError: options that contradict each other.
@@ -64,29 +62,23 @@ def prompt_source(
 def _from_prompts(
     system: str, options: DrawOptions, texts: Sequence[str], follow: ControlOptions, size: Size
 ) -> PromptSource:
-    pictures, photos = (
-        tuple((name, str(file)) for name, file in of.items()) for of in (follow.drawings, follow.photos)
-    )
     if missing := [name for name in follow.followed if name not in {*follow.drawings, *follow.photos}]:
         files = " ".join(f"--{name} FILE" for name in missing)
         raise UsageError(f"There is no control picture for {', '.join(missing)}.", f"Name it: {files}")
-    return PromptSource(system, tuple(texts), options.count or len(texts), options.seed, size, pictures, photos)
+    given = tuple(follow.drawings.items()), tuple(follow.photos.items())
+    return PromptSource(system, tuple(texts), options.count or len(texts), options.seed, size, *given)
 
 
 def warn(
     source: PromptSource | ShardPrompts, options: DrawOptions, painter: Painter, note: Note, styles: Sequence[str] = ()
 ) -> None:
-    """Say what comes out otherwise than one might think.
-
-    Args:
-        styles: texts that are read before each prompt.
-    """
+    """Say what comes out otherwise than one might think. `styles` are texts that are read before each prompt."""
     if isinstance(source, ShardPrompts):
         if options.count and options.count > source.total:
             note(f"  {source.where} holds {source.total} samples: so many pictures, not {options.count}")
         return
     for control, file in source.pictures:
-        height, width, _ = read_picture(control, Path(file), source.size).shape
+        height, width, _ = read_picture(control, file, source.size).shape
         if (width, height) != source.size:
             note(f"  the {control} picture is scaled from {width}x{height} to {source.size[0]}x{source.size[1]}")
     for before in ("", *(f"{style} " for style in styles)):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ from lt.datagen.shards import LtError
 from lt.datagen.shards.storage import digest_of, digest_of_file
 from lt.models.nn.autoencoder import LatentSpace
 from lt.models.nn.device import device, dtype_for
-from lt.models.nn.diffusion import Denoiser
+from lt.models.nn.diffusion import Denoiser, Guided
+from lt.models.nn.sampling import sample, seeded_start
+from lt.recipes.diffusion.pictures import Size
 from lt.recipes.diffusion.quiet import without_bars
 from lt.recipes.diffusion.unets import INDEX
 
@@ -51,11 +54,52 @@ class Painter:
     channels: int
     controls: tuple[str, ...]
     unread: Callable[[str], int]
-    conditions: Callable[[Sequence[str], tuple[int, int], Mapping[str, Tensor]], Conditions]
+    conditions: Callable[[Sequence[str], Size, Mapping[str, Tensor]], Conditions]
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(c, h, w) of a picture's latent."""
         return self.channels, height // self.space.factor, width // self.space.factor
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int], size: Size, *, steps: int, **how: Any) -> Tensor:
+        """Pictures [b, 3, height, width] in about -1..1, one a prompt.
+
+        Args:
+            seeds: one a picture; it does not depend on its batch beyond the rounding of sums.
+            size: (width, height) in pixels, multiples of the latent space's factor.
+            steps: of sampling.
+            how: what else `told` takes, and a `hook`, see `sample`.
+        """
+        hook = how.pop("hook", None)
+        noise, generators = seeded_start(seeds, self.latent_shape(*size))
+        guided = self.told(prompts, size, **how)
+        return self.decoded(sample(guided, self.scheduler, noise, steps=steps, generators=generators, hook=hook))
+
+    def told(
+        self,
+        prompts: Sequence[str],
+        size: Size,
+        guidance: float,
+        hints: Mapping[str, Tensor] = MappingProxyType({}),
+        styles: Sequence[tuple[str, float]] = (),
+    ) -> Guided:
+        """The network that has been told what to draw.
+
+        Args:
+            hints: control pictures [b, 3, height, width] in 0..1, by the name of the branch that follows them.
+            styles: pairs of a text that stands before the prompts and the scale of this style; none where the scale is 0.
+        """
+        condition, empty = self.conditions(prompts, size, hints)
+        styled = tuple(
+            (scale, self.conditions([f"{style} {prompt}" for prompt in prompts], size, hints)[0])
+            for style, scale in styles
+            if scale
+        )
+        return Guided(self.model, condition, empty, guidance, styled)
+
+    @torch.no_grad()
+    def decoded(self, latents: Tensor) -> Tensor:
+        """Latents [b, c, h, w] as pictures."""
+        return self.space.decode(latents)
 
 
 @dataclass(frozen=True)
@@ -115,7 +159,7 @@ class PipelineFiles(PainterFiles):
         network = getattr(pipe, "unet", None) or pipe.transformer
         space = space_from(pipe)
 
-        def conditions(prompts: Sequence[str], size: tuple[int, int], hints: Mapping[str, Tensor]) -> Conditions:
+        def conditions(prompts: Sequence[str], size: Size, hints: Mapping[str, Tensor]) -> Conditions:
             return prompt_conditions(pipe, prompts, size, hints=hints)
 
         return Painter(

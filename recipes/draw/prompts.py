@@ -18,8 +18,8 @@ from lt.datagen.shards.storage import digest_of_file
 from lt.datagen.sources.shards import ShardSource
 from lt.models.nn.tokenizers import split_words
 from lt.recipes.diffusion.controls import control_picture
-from lt.recipes.diffusion.pictures import Size
-from lt.recipes.draw.control_files import EXPERTS, find_in_photo, read_drawn, same_aspect
+from lt.recipes.diffusion.pictures import Size, fitted
+from lt.recipes.draw.control_files import EXPERTS, find_in_photo, read_picture, same_aspect
 
 SHARD_SIZE = 32
 """Samples a shard: what an interrupted run repeats at most."""
@@ -30,11 +30,9 @@ class PromptSource(Source):
     """`count` samples from prompts in turn, each with the same control pictures.
 
     Args:
-        system: who draws: what the keys begin with.
+        system: what the keys begin with.
         prompts: texts, none empty.
-        count: how many pictures.
         seed: of the first one.
-        size: (width, height) of the pictures.
         pictures: pairs of a control's name and the file of its picture.
         photos: the same for photographs, whose control pictures are found in them.
 
@@ -48,8 +46,8 @@ class PromptSource(Source):
     count: int
     seed: int
     size: Size
-    pictures: tuple[tuple[str, str], ...] = ()
-    photos: tuple[tuple[str, str], ...] = ()
+    pictures: tuple[tuple[str, Path], ...] = ()
+    photos: tuple[tuple[str, Path], ...] = ()
     name: ClassVar[str] = "prompts"
     made_by: ClassVar[tuple[str, ...]] = EXPERTS
 
@@ -80,8 +78,10 @@ class PromptSource(Source):
 
     @cached_property
     def _controls(self) -> dict[str, np.ndarray]:
-        drawn = {control: read_drawn(control, Path(file), self.size) for control, file in self.pictures}
-        return drawn | {control: find_in_photo(control, Path(file), self.size) for control, file in self.photos}
+        drawn = {
+            name: fitted(read_picture(name, file, self.size, ground=0), *self.size) for name, file in self.pictures
+        }
+        return drawn | {name: find_in_photo(name, file, self.size) for name, file in self.photos}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Drawing into shards: requests, see prompts.py, become samples with pictures.
 
 source = PromptSource("base", ("a child in a red shirt",), count=4, seed=0, size=(64, 64))
-run_pipeline(make_pipeline(source, Draw(locate_pipeline("models/sd15"), (), 64, 64)), out, workers=0)
+run_pipeline(Pipeline("base", source, (Draw(locate_pipeline("models/sd15"), (), 64, 64),)), out, workers=0)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lt.datagen.engine.stage import Pipeline, Source, batched, model_time
+from lt.datagen.engine.stage import batched, model_time
 from lt.datagen.shards import Reject, Sample, UsageError
-from lt.datagen.shards.codec import to_rgb
 from lt.datagen.shards.storage import digest_of
 from lt.recipes.config import nearest
-from lt.recipes.diffusion.pictures import Size, channels_first, fitted, to_bytes
-from lt.recipes.draw.drawing import draw
+from lt.recipes.diffusion.controls import control_picture
+from lt.recipes.diffusion.pictures import Size, to_bytes
 from lt.recipes.draw.painters import Painter, PainterFiles, open_painter
 
 
@@ -85,16 +84,17 @@ class Draw:
             _check_size(painter, size)
 
     def drawn(self, group: Sequence[Sample], **how: Any) -> Tensor:
-        """The pictures of some requests, [b, 3, height, width] in about -1..1; `how`: further arguments of `draw`."""
+        """The pictures of some requests, [b, 3, height, width] in about -1..1; `how`: further arguments of `Painter.draw`."""
         painter = open_painter(self.painter)
         prompts, seeds = [sample["txt"] for sample in group], [sample.meta["seed"] for sample in group]
-        how |= {"steps": self.steps, "guidance": self.guidance, "hints": self.hints(painter, group, self.size)}
-        return draw(painter, prompts, seeds, self.size, **how)
+        how |= {"guidance": self.guidance, "hints": self.hints(painter, group, self.size)}
+        return painter.draw(prompts, seeds, self.size, steps=self.steps, **how)
 
     def hints(self, painter: Painter, group: Sequence[Sample], size: Size) -> Mapping[str, Tensor]:
         """The control pictures that a painter can follow, float32 [b, 3, h, w] in 0..1, by name."""
         wanted = [control for control in self.controls if control in painter.controls]
-        return {name: torch.from_numpy(np.stack([_hint(sample, name, size) for sample in group])) for name in wanted}
+        pictures = {name: np.stack([control_picture(sample, name, size) for sample in group]) for name in wanted}
+        return {name: torch.from_numpy(all_).permute(0, 3, 1, 2).float() / 255 for name, all_ in pictures.items()}
 
 
 def _check_size(painter: Painter, size: Size) -> None:
@@ -105,14 +105,3 @@ def _check_size(painter: Painter, size: Size) -> None:
             f"{size[0]}x{size[1]} cannot be drawn by {painter.name}: sides must be multiples of {factor}.",
             f"Try {near[0]}x{near[1]}.",
         )
-
-
-def _hint(sample: Sample, control: str, size: Size) -> np.ndarray:
-    """float32 [3, h, w] in 0..1."""
-    return channels_first(fitted(to_rgb(sample[f"{control}.png"], ground=0), *size)).astype(np.float32) / 255
-
-
-def make_pipeline(source: Source, stage: Draw) -> Pipeline:
-    """What the engine runs, in this process, where the models are. Raises LtError, see `Draw.check`."""
-    stage.check()
-    return Pipeline(stage.name, source, (stage,))

@@ -17,14 +17,13 @@ costs about two of a half's:
 At 16 pixels sharp and small pictures are the same, so texture-low is the texture generator of the mixture too. Autoencoders and
 judge are trained once for all seeds.
 
-The plan of time. One step is 32 pictures, so a share of 1 is 48,000. Forward and backward of the U-Net alone, one core,
-measured: 348 pictures a second for a half at 32 pixels, 621 at 16, 221 for a whole; that makes 1,350 s of one core a seed, about
-1,700 s with text encoder and optimizer (guessed: a quarter more). Drawing, 14 times 256 pictures in 20 steps of two passes: about
-170 s more. Found: 126 minutes of one thread for three seeds and the shared runs, beside other work.
+One step is 32 pictures, so a share of 1 is 48,000. Measured: 126 minutes of one thread for three seeds and the shared runs,
+beside other work.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from lt.models.nn.unet import TINY, TINY_WHOLE, UNetShape, multiply_adds
@@ -120,17 +119,17 @@ _COOP = (*_PAIR, "blind", "blind-pose", "vae-b")
 
 def drawing(name: str, variants: tuple[str, ...], draw: Drawing) -> Joint:
     """What the judge sees in the drawings of some variants."""
-    return Joint(name, (JUDGE, SPACE, *variants), seen(draw))
+    return Joint(name, (JUDGE, SPACE, *variants), partial(seen, draw))
 
 
 def of(name: str, *variants: str, side: int = HIGH) -> Joint:
     """A model that draws alone, or two generators that share the time line."""
-    return drawing(name, variants, alone(*variants, side=side))
+    return drawing(name, variants, partial(alone, variants, side))
 
 
 def coop(name: str, weight: float, send_back: bool = True) -> Joint:
     """The captioned pair with the blind model that knows skeletons."""
-    return drawing(name, _COOP, together(_PAIR, ("blind", "blind-pose"), weight, send_back))
+    return drawing(name, _COOP, partial(together, _PAIR, ("blind", "blind-pose"), weight, send_back))
 
 
 JOINTS = (
@@ -143,8 +142,8 @@ JOINTS = (
     of("mixed-one", "whole-mixed"),
     of("sharp-one", "whole-sharp"),
     of("small", *_LOW_PAIR, side=LOW),
-    drawing("handed-over", (*_LOW_PAIR, *_PAIR), handed_over(_LOW_PAIR, _PAIR)),
-    drawing("state-enlarged", (*_LOW_PAIR, *_PAIR), state_enlarged(_LOW_PAIR, _PAIR)),
+    drawing("handed-over", (*_LOW_PAIR, *_PAIR), partial(handed_over, _LOW_PAIR, _PAIR)),
+    drawing("state-enlarged", (*_LOW_PAIR, *_PAIR), partial(state_enlarged, _LOW_PAIR, _PAIR)),
     coop("coop-0", 0.0),
     coop("coop-half", 0.5),
     coop("coop-1", 1.0),

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lt.datagen.shards import open_shards
 from lt.datagen.sources.figure_traits import described
 from lt.models.coop import HandOver, Member
 from lt.models.nn.sampling import Solver, sample, seeded_start
@@ -20,7 +21,6 @@ from lt.models.pangu import T_STRUCT
 from lt.recipes.claims import Measured, Measures
 from lt.recipes.diffusion import autoencoders
 from lt.recipes.diffusion.pictures import to_bytes, to_signed
-from lt.recipes.draw.drawing import decoded, draw, guided_by
 from lt.recipes.draw.painters import Painter, open_painter
 from lt.recipes.evaluate.bootstrap import resampled
 from lt.recipes.evaluate.images.distances import frechet_distance
@@ -49,17 +49,14 @@ def of_run(run: Path, test: str) -> Measures:
     return {name: Measured(value) for name, value in metrics.items()}
 
 
-def seen(draw: Drawing) -> Callable[[Runs, str], Measures]:
+def seen(draw: Drawing, runs: Runs, test: str) -> Measures:
     """What the judge sees in the pictures that the test figures' orders give, and `draw_seconds`, processor time a picture."""
-
-    def measure(runs: Runs, test: str) -> Measures:
-        orders = Orders.of(test)
-        start = time.process_time()
-        pixels = torch.cat([draw(runs, part).cpu() for part in orders.parts(_BATCH)])
-        seconds = (time.process_time() - start) / len(pixels)
-        return {**judged(runs, orders, pixels), "draw_seconds": Measured(seconds)}
-
-    return measure
+    orders = Orders(list(open_shards(test)))
+    parts = [Orders(orders.samples[i : i + _BATCH], i) for i in range(0, len(orders.samples), _BATCH)]
+    start = time.process_time()
+    pixels = torch.cat([draw(runs, part).cpu() for part in parts])
+    seconds = (time.process_time() - start) / len(pixels)
+    return {**judged(runs, orders, pixels), "draw_seconds": Measured(seconds)}
 
 
 def judged(runs: Runs, orders: Orders, pixels: Tensor) -> Measures:
@@ -94,7 +91,7 @@ def fine_energy(pixels: Tensor) -> float:
     return float(torch.fft.fft2(grey).abs().square()[:, fine].mean())
 
 
-# Drawings
+# Drawings: a `Drawing` each, once their first arguments are given
 
 
 @torch.no_grad()
@@ -105,66 +102,49 @@ def true_pictures(runs: Runs, orders: Orders) -> Tensor:
     return space.decode(space.encode(pixels)).cpu()
 
 
-def alone(*names: str, side: int = HIGH) -> Drawing:
+def alone(names: Sequence[str], side: int, runs: Runs, orders: Orders) -> Tensor:
     """One model, or two generators that share the time line; drawn at `side` pixels and enlarged (bicubic) where that is less."""
-
-    def drawing(runs: Runs, orders: Orders) -> Tensor:
-        how = {"steps": STEPS, "guidance": GUIDANCE}
-        return _enlarged(draw(_painter(runs, names), orders.captions, orders.seeds, (side, side), **how), HIGH)
-
-    return drawing
+    how = {"steps": STEPS, "guidance": GUIDANCE}
+    return _enlarged(_painter(runs, names).draw(orders.captions, orders.seeds, (side, side), **how), HIGH)
 
 
-def together(text: Sequence[str], pose: Sequence[str], weight: float, send_back: bool = True) -> Drawing:
+def together(
+    text: Sequence[str], pose: Sequence[str], weight: float, send_back: bool, runs: Runs, orders: Orders
+) -> Tensor:
     """Coop-Diffusion: a model that knows the captions leads, another that knows the skeletons has `weight`."""
-
-    def drawing(runs: Runs, orders: Orders) -> Tensor:
-        lead, other = _painter(runs, text), _painter(runs, pose)
-        size, nothing = (HIGH, HIGH), [""] * len(orders.captions)
-        posed = guided_by(other, nothing, size, 1.0, {"pose": orders.skeletons})
-        members = [_member(lead, orders.captions, HIGH), member(other, posed, size, weight, lead)]
-        return draw_together(lead, [HandOver(members)], orders.seeds, STEPS, send_back=send_back)
-
-    return drawing
+    lead, other = _painter(runs, text), _painter(runs, pose)
+    size, nothing = (HIGH, HIGH), [""] * len(orders.captions)
+    posed = other.told(nothing, size, 1.0, {"pose": orders.skeletons})
+    members = [_member(runs, text, orders, HIGH), member(other, posed, size, weight, lead)]
+    return draw_together(lead, [HandOver(members)], orders.seeds, STEPS, send_back=send_back)
 
 
-def handed_over(low: Sequence[str], high: Sequence[str]) -> Drawing:
+def handed_over(low: Sequence[str], high: Sequence[str], runs: Runs, orders: Orders) -> Tensor:
     """Resolution hand-over at T_struct: the clean guess is enlarged and noised again."""
-
-    def drawing(runs: Runs, orders: Orders) -> Tensor:
-        first, then = _low_and_high(runs, orders, low, high)
-        return draw_together(_painter(runs, high), [HandOver([first], T_STRUCT), HandOver([then])], orders.seeds, STEPS)
-
-    return drawing
+    first, then = _member(runs, low, orders, LOW), _member(runs, high, orders, HIGH)
+    return draw_together(_painter(runs, high), [HandOver([first], T_STRUCT), HandOver([then])], orders.seeds, STEPS)
 
 
-def state_enlarged(low: Sequence[str], high: Sequence[str]) -> Drawing:
+@torch.no_grad()
+def state_enlarged(low: Sequence[str], high: Sequence[str], runs: Runs, orders: Orders) -> Tensor:
     """What the paper advises against: the noisy state itself is enlarged (bicubic) at T_struct."""
-
-    def drawing(runs: Runs, orders: Orders) -> Tensor:
-        first, then = _low_and_high(runs, orders, low, high)
-        lead = _painter(runs, high)
-        noise, _ = seeded_start(orders.seeds, first.shape)
-        solver = Solver(lead.scheduler, STEPS, first.guided.beside(noise))
-        with torch.no_grad():
-            while solver.t > T_STRUCT:
-                solver.step(first.guided(solver.z, solver.t))
-        state = _enlarged(solver.z, then.shape[-1])
-        return decoded(lead, sample(then.guided, lead.scheduler, state, steps=STEPS, begin=solver.rung))
-
-    return drawing
-
-
-def _low_and_high(runs: Runs, orders: Orders, low: Sequence[str], high: Sequence[str]) -> tuple[Member, Member]:
-    return _member(_painter(runs, low), orders.captions, LOW), _member(_painter(runs, high), orders.captions, HIGH)
+    first, then = _member(runs, low, orders, LOW), _member(runs, high, orders, HIGH)
+    lead = _painter(runs, high)
+    noise, _ = seeded_start(orders.seeds, first.shape)
+    solver = Solver(lead.scheduler, STEPS, first.guided.beside(noise))
+    while solver.t > T_STRUCT:
+        solver.step(first.guided(solver.z, solver.t))
+    state = _enlarged(solver.z, then.shape[-1])
+    return lead.decoded(sample(then.guided, lead.scheduler, state, steps=STEPS, begin=solver.rung))
 
 
 def _painter(runs: Runs, names: Sequence[str]) -> Painter:
     return open_painter(locate_runs([str(runs[name]) for name in names]))
 
 
-def _member(painter: Painter, captions: Sequence[str], side: int) -> Member:
-    return member(painter, guided_by(painter, captions, (side, side), GUIDANCE), (side, side))
+def _member(runs: Runs, names: Sequence[str], orders: Orders, side: int) -> Member:
+    painter = _painter(runs, names)
+    return member(painter, painter.told(orders.captions, (side, side), GUIDANCE), (side, side))
 
 
 def _enlarged(values: Tensor, side: int) -> Tensor:

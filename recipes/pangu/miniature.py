@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lt.datagen.engine.stage import Pipeline, SampleStage, rng_for
-from lt.datagen.shards import Sample, open_shards
+from lt.datagen.shards import Sample
 from lt.datagen.shards.compose import composite
 from lt.datagen.sources.shards import ShardSource
 from lt.recipes.diffusion.pictures import channels_first, fitted
@@ -66,21 +66,14 @@ def shrunk(split: str, count: int, note: Note, small: float = 0.0) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class Orders:
-    """What is to be drawn: test figures, whose captions and skeletons every model gets, with one seed a picture."""
+    """What is to be drawn: test figures, whose captions and skeletons every model gets, with seeds from `first` on."""
 
     samples: list[Sample]
-    seeds: list[int]
+    first: int = 0
 
-    @classmethod
-    def of(cls, test: str) -> "Orders":
-        """All figures of a test folder."""
-        samples = list(open_shards(test))
-        return cls(samples, list(range(len(samples))))
-
-    def parts(self, size: int) -> "list[Orders]":
-        """The same in groups of up to `size`."""
-        starts = range(0, len(self.samples), size)
-        return [Orders(self.samples[i : i + size], self.seeds[i : i + size]) for i in starts]
+    @property
+    def seeds(self) -> range:
+        return range(self.first, self.first + len(self.samples))
 
     @cached_property
     def captions(self) -> list[str]:

@@ -1,32 +1,58 @@
 """PanGu-Draw in training: one generator (structure, texture or whole), or one control branch of a generator.
 
-    lt train pangu                              structure        runs/pangu-tiny
-    lt train pangu --preset tiny-texture        texture          runs/pangu-tiny-texture
-    lt train pangu --control pose               a branch of it   runs/pangu-tiny-pose
-
-The generators are trained apart, as in the paper, in one latent space. A branch's checkpoint names its frozen
-generator.
+The generators are trained apart, as in the paper, in one latent space. A branch's checkpoint names its frozen generator.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lt.datagen.shards import LtError
-from lt.models.nn.control import control_branch
+from lt.datagen.shards import LtError, Sample
+from lt.models.nn.control import HINT, control_branch
 from lt.models.nn.diffusion import Condition, seeded_noise
 from lt.models.nn.sampling import Solver, make_scheduler, sample
-from lt.recipes.diffusion import bases, objective
-from lt.recipes.diffusion.controls import STORED
+from lt.recipes.diffusion import bases, data, objective
+from lt.recipes.diffusion.controls import STORED, control_picture
 from lt.recipes.diffusion.objective import STEPS, DiffusionObjective, Outline
+from lt.recipes.diffusion.pictures import channels_first
 from lt.recipes.diffusion.unets import is_pipeline
-from lt.recipes.pangu import data
-from lt.recipes.pangu.data import Row
+from lt.recipes.diffusion.worlds import build
 from lt.recipes.pangu.settings import PanguSettings
 from lt.recipes.registry import Recipe
+from lt.recipes.system import Note
+
+
+@dataclass(frozen=True)
+class Row(data.Row):
+    """A row of `diffusion.data`; with a control also `hint.<name>` uint8 [3, height, width].
+
+    Args:
+        control: name of the control picture, or "".
+        window: side of the part of the latent that is cut out, at random in training, else in the middle; 0 = the whole.
+    """
+
+    control: str = ""
+    window: int = 0
+
+    def __call__(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
+        row = super().__call__(sample, rng)
+        if self.control:
+            size = sample.meta["latent"]["size"]
+            row[HINT + self.control] = channels_first(control_picture(sample, self.control, size))
+        return row
+
+    def latent(self, sample: Sample, bucket: int | None, rng: np.random.Generator | None) -> np.ndarray:
+        whole, side = super().latent(sample, bucket, rng), self.window
+        if not side:
+            return whole
+        room = [length - side for length in whole.shape[1:]]
+        top, left = (int(rng.integers(free + 1)) if rng is not None else free // 2 for free in room)
+        return whole[:, top : top + side, left : left + side]
 
 
 class PanguObjective(DiffusionObjective):
@@ -64,14 +90,9 @@ class PanguObjective(DiffusionObjective):
                 "Name one, or change model.generator, t_struct, high, low and buckets.",
             )
 
-    @property
-    def latent_side(self) -> int:
-        """Side of the latents in training."""
-        return self.settings.model.trained_side // self.space.factor
-
     def example(self) -> Row:
         model = self.settings.model
-        window = self.latent_side if model.windows else 0
+        window = model.trained_side // self.space.factor if model.windows else 0
         told = bool(model.buckets), bool(self.shape.ids)
         return Row(self.located.digest, self.texts, self.tokenizer, *told, model.control, window)
 
@@ -130,13 +151,24 @@ def inherited(settings: PanguSettings) -> Mapping[str, Any]:
     return bases.inherited(settings, own)
 
 
+def world(settings: PanguSettings, note: Note) -> tuple[list[str], str]:
+    """Figures and scenes; figures alone where a control picture is needed that scenes do not hold."""
+    return build(settings.world, note, only_figures=settings.model.control in STORED)
+
+
+def prepare(settings: PanguSettings, train: Sequence[str], validation: str, note: Note) -> tuple[list[str], str]:
+    """See `diffusion.data.prepare`."""
+    model = settings.model
+    return data.prepare(settings, train, validation, note, control=model.control, name=model.generator)
+
+
 RECIPE = Recipe(
     name="pangu",
     settings=PanguSettings,
     objective=PanguObjective,
-    world=data.world,
+    world=world,
     folder=Path(__file__).parent,
-    prepare=data.prepare,
+    prepare=prepare,
     completes=completes,
     inherited=inherited,
     outline=outline,

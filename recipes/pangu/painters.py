@@ -17,6 +17,7 @@ from lt.models.nn.device import device, dtype_for
 from lt.models.nn.diffusion import Denoiser
 from lt.models.nn.sampling import make_scheduler
 from lt.models.pangu import TimeDecoupled
+from lt.recipes.diffusion.pictures import Size
 from lt.recipes.diffusion.unets import is_pipeline
 from lt.recipes.draw.painters import GUIDANCE, Conditions, Painter, PainterFiles, locate_pipeline
 from lt.recipes.pangu.objective import PanguObjective, restore
@@ -37,7 +38,42 @@ class RunFiles(PainterFiles):
         return locate_runs(self.folders)
 
     def open(self) -> Painter:
-        return _painter(self)
+        restored = [restore(Path(folder)) for folder in self.folders]
+        generators = _generators([one for one in restored if one.branch is None] or restored[:1])
+        branches = [one for one in restored if one.branch is not None]
+        _check_fit(restored, generators, branches)
+        # the one that learned whole pictures knows their sizes
+        some = max(generators, key=lambda one: one.denoiser.timesteps.stop)
+        models = [_with_branches(one, branches) for one in generators]
+        where = device()
+        dtype = dtype_for(where)
+        model = (TimeDecoupled(*models) if len(models) > 1 else models[0]).to(where, dtype).eval()
+        some.space.to(where)  # in full precision: other runs share it
+
+        def conditions(prompts: Sequence[str], size: Size, hints: Mapping[str, Tensor]) -> Conditions:
+            given = {HINT + name: hint for name, hint in hints.items()} | some.size_condition(*size, len(prompts))
+            texts = some.caption_condition(list(prompts)), some.caption_condition([""] * len(prompts))
+            full, empty = (
+                {
+                    name: value.to(where, dtype if value.is_floating_point() else None)
+                    for name, value in (text | given).items()
+                }
+                for text in texts
+            )
+            return full, empty
+
+        return Painter(
+            name=_named(self, restored),
+            model=model,
+            space=some.space,
+            scheduler=make_scheduler("euler", model.schedule, model.prediction_type),
+            side=some.settings.model.high,
+            guidance=_TINY_GUIDANCE.get(some.settings.model.unet, GUIDANCE),
+            channels=some.space.channels,
+            controls=tuple(sorted({one.settings.model.control for one in branches})),
+            unread=some.unread,
+            conditions=conditions,
+        )
 
 
 def locate_painter(where: str, asked: Sequence[str] = ()) -> PainterFiles:
@@ -52,7 +88,13 @@ def locate_runs(where: Sequence[str]) -> RunFiles:
     for run in where:
         folder = located(run)
         if not folder.is_dir():
-            raise LtError(f"{run} is not there.", _how_to_train(folder.name))
+            need = run_named(f"runs/{folder.name}")
+            hint = (
+                f"Train it first: {need.card.header['command']}"
+                if need
+                else "Name a run of `lt train pangu`, or a diffusers folder."
+            )
+            raise LtError(f"{run} is not there.", hint)
         checkpoint = checkpoints.chosen(folder)
         record = Record.load(checkpoint)
         if record.system != "pangu":
@@ -62,26 +104,14 @@ def locate_runs(where: Sequence[str]) -> RunFiles:
     return RunFiles(tuple(folders), digest_of(digests))
 
 
-def _how_to_train(name: str) -> str:
-    need = run_named(f"runs/{name}")
-    return (
-        f"Train it first: {need.card.header['command']}"
-        if need
-        else "Name a run of `lt train pangu`, or a diffusers folder."
-    )
-
-
-def _painter(files: RunFiles) -> Painter:
-    restored = [restore(Path(folder)) for folder in files.folders]
-    generators = _generators([one for one in restored if one.branch is None] or restored[:1])
-    # the one that learned whole pictures knows their sizes
-    some = max(generators, key=lambda one: one.denoiser.timesteps.stop)
+def _check_fit(
+    restored: Sequence[PanguObjective], generators: Sequence[PanguObjective], branches: Sequence[PanguObjective]
+) -> None:
     words = [() if one.encoder is None else one.tokenizer.words for one in restored]
     if len({(one.located.digest, one.texts, its) for one, its in zip(restored, words, strict=True)}) > 1:
         raise LtError(
             "The checkpoints were trained with different autoencoders, text encoders or words: they cannot draw together."
         )
-    branches = [one for one in restored if one.branch is not None]
     kinds = {one.settings.model.generator for one in generators}
     for branch in branches:
         if branch.settings.model.generator not in kinds:
@@ -89,35 +119,6 @@ def _painter(files: RunFiles) -> Painter:
                 f"The {_title(branch)} generator has nothing to steer among: {', '.join(sorted(kinds))}.",
                 f"Name the {branch.settings.model.generator} generator that it was trained for.",
             )
-    models = [_with_branches(one, branches) for one in generators]
-    controls = tuple(sorted({one.settings.model.control for one in branches}))
-    where = device()
-    dtype = dtype_for(where)
-    model = (TimeDecoupled(*models) if len(models) > 1 else models[0]).to(where, dtype).eval()
-    some.space.to(where)  # in full precision: other runs share it
-
-    def conditions(prompts: Sequence[str], size: tuple[int, int], hints: Mapping[str, Tensor]) -> Conditions:
-        given = {HINT + name: hint for name, hint in hints.items()} | some.size_condition(*size, len(prompts))
-        texts = some.caption_condition(list(prompts)), some.caption_condition([""] * len(prompts))
-        full, empty = ({name: _in(dtype, value.to(where)) for name, value in (text | given).items()} for text in texts)
-        return full, empty
-
-    return Painter(
-        name=_named(files, restored),
-        model=model,
-        space=some.space,
-        scheduler=make_scheduler("euler", model.schedule, model.prediction_type),
-        side=some.settings.model.high,
-        guidance=_TINY_GUIDANCE.get(some.settings.model.unet, GUIDANCE),
-        channels=some.space.channels,
-        controls=controls,
-        unread=some.unread,
-        conditions=conditions,
-    )
-
-
-def _in(dtype: torch.dtype, value: Tensor) -> Tensor:
-    return value.to(dtype) if value.is_floating_point() else value
 
 
 def _generators(found: list[PanguObjective]) -> list[PanguObjective]:

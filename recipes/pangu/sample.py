@@ -3,18 +3,18 @@
 import re
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
+from lt.datagen.engine.stage import Pipeline
 from lt.datagen.shards import UsageError
 from lt.recipes.diffusion.pictures import Size
 from lt.recipes.draw.control_files import same_aspect
 from lt.recipes.draw.grid import write_grid
 from lt.recipes.draw.job import prompt_source, size_of, warn
 from lt.recipes.draw.painters import PainterFiles, open_painter
-from lt.recipes.draw.stage import make_pipeline
 from lt.recipes.pangu.options import PanguOptions
 from lt.recipes.pangu.painters import locate_painter, locate_runs
-from lt.recipes.pangu.together import DrawTogether, LowStart
+from lt.recipes.pangu.together import DrawTogether
+from lt.recipes.registry import usual_run
 from lt.recipes.shipped import SCHEME, present
 from lt.recipes.system import Job, Note
 
@@ -46,9 +46,9 @@ def sample(options: PanguOptions, note: Note) -> Job:
     )
     stage.check()
     first_line = f"pangu: {painter.name}; {_together(stage)}{size[0]}x{size[1]} pixels, "
-    source = prompt_source("pangu", options, size, lambda what: note(first_line + what), note, options)
+    source = prompt_source("pangu", options, options, size, lambda what: note(first_line + what), note)
     warn(source, options, painter, note, [style for style, _ in stage.styles])
-    return Job(make_pipeline(source, stage), then=partial(write_grid, controls=controls))
+    return Job(Pipeline(stage.name, source, (stage,)), then=partial(write_grid, controls=controls))
 
 
 def _lead(options: PanguOptions, controls: Sequence[str]) -> PainterFiles:
@@ -59,18 +59,17 @@ def _lead(options: PanguOptions, controls: Sequence[str]) -> PainterFiles:
     if options.checkpoint:
         return locate_runs(options.checkpoint)
     elsewhere = bool(options.coop or options.low)  # the branch may belong to another model
-    runs = ["runs/pangu-tiny", "runs/pangu-tiny-texture"]
-    branches = {f"runs/pangu-tiny-{control}": control for control in controls}
-    if Path(runs[0]).is_dir():
-        return locate_runs([*runs, *(run for run in branches if Path(run).is_dir() or not elsewhere)])
-    shipped, names = present(), {run: SCHEME + Path(run).name for run in [*runs, *branches]}
-    for run, control in branches.items():
-        if names[run] not in shipped and not elsewhere:
+    runs = [usual_run("pangu", preset) for preset in ("tiny", "tiny-texture", *(f"tiny-{one}" for one in controls))]
+    if runs[0].out.is_dir():
+        return locate_runs([str(run.out) for run in runs if run in runs[:2] or run.out.is_dir() or not elsewhere])
+    shipped = {run: SCHEME + run.out.name for run in runs if SCHEME + run.out.name in present()}
+    for control, run in zip(controls, runs[2:], strict=True):
+        if run not in shipped and not elsewhere:
             raise UsageError(
                 f"The miniature that comes with lt has no {control} branch.",
-                f"Train your own: lt train pangu, then lt train pangu --control {control}",
+                f"Train your own: {runs[0].card.header['command']}, then {run.card.header['command']}",
             )
-    return locate_runs([name for name in names.values() if name in shipped])
+    return locate_runs(list(shipped.values()))
 
 
 def _scaled(option: str, text: str, form: str, example: str) -> tuple[str, float]:
@@ -81,7 +80,7 @@ def _scaled(option: str, text: str, form: str, example: str) -> tuple[str, float
     return name.strip(), float(number)
 
 
-def _low(text: str, controls: Sequence[str], size: Size) -> LowStart:
+def _low(text: str, controls: Sequence[str], size: Size) -> tuple[PainterFiles, Size]:
     """What begins, by default as large as it draws by itself, in the aspect of the pictures."""
     where, sign, wanted = text.rpartition("@")
     files = locate_painter(where if sign else text, controls)
@@ -97,13 +96,12 @@ def _low(text: str, controls: Sequence[str], size: Size) -> LowStart:
             f"--low begins at {low[0]}x{low[1]}, the pictures are to be {size[0]}x{size[1]}: want the same aspect, no larger.",
             f"Name its size: --low {where if sign else text}@WIDTHxHEIGHT",
         )
-    return LowStart(files, *low)
+    return files, low
 
 
 def _together(stage: DrawTogether) -> str:
     """Who else draws."""
-    low = stage.low
-    begins = f"begun by {open_painter(low.painter).name} at {low.width}x{low.height}; " if low else ""
+    begins = "begun by {} at {}x{}; ".format(open_painter(stage.low[0]).name, *stage.low[1]) if stage.low else ""
     others = zip(stage.others, stage.weights, strict=True)
     named = [f"{open_painter(one).name} at {weight:g}" for one, weight in others]
     return begins + (f"together with {' and '.join(named)}; " if named else "")

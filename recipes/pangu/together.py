@@ -13,7 +13,6 @@ from lt.models.coop import HandOver, Member, fading, hand_over
 from lt.models.nn.diffusion import Guided
 from lt.models.nn.sampling import Solver, restart_history
 from lt.recipes.diffusion.pictures import Size
-from lt.recipes.draw.drawing import decoded, guided_by
 from lt.recipes.draw.painters import Painter, PainterFiles, open_painter
 from lt.recipes.draw.stage import Draw
 
@@ -38,16 +37,7 @@ def draw_together(lead: Painter, groups: Sequence[HandOver], seeds: Sequence[int
         lead: of the last group, whose latent space the result is in; all walk down the ladder of its scheduler.
         how: see `joint_denoise`.
     """
-    return decoded(lead, hand_over(groups, lead.scheduler, steps=steps, seeds=seeds, **how))
-
-
-@dataclass(frozen=True)
-class LowStart:
-    """A painter of low resolution that begins, and hands its clean guess over at t = `T_LOW`; its size in pixels."""
-
-    painter: PainterFiles
-    width: int
-    height: int
+    return lead.decoded(hand_over(groups, lead.scheduler, steps=steps, seeds=seeds, **how))
 
 
 @dataclass(frozen=True)
@@ -57,20 +47,19 @@ class DrawTogether(Draw):
     Args:
         others: painters that draw along with the lead; `weights` are their shares.
         styles: pairs of a text that stands before the prompt and the scale of this style (the paper's aesthetic scale is 4).
-        low: what begins at a lower resolution.
+        low: a painter of low resolution, and its size in pixels, that begins, and hands its clean guess over at t = `T_LOW`.
     """
 
     others: tuple[PainterFiles, ...] = ()
     weights: tuple[float, ...] = ()
     styles: tuple[tuple[str, float], ...] = ()
-    low: LowStart | None = None
+    low: tuple[PainterFiles, Size] | None = None
     name: ClassVar[str] = "pangu"
 
     @property
     def painters(self) -> list[tuple[PainterFiles, Size]]:
         """The lead, the others, the one of low resolution last."""
-        first = [(self.low.painter, (self.low.width, self.low.height))] if self.low else []
-        return [(files, self.size) for files in (self.painter, *self.others)] + first
+        return [(files, self.size) for files in (self.painter, *self.others)] + ([self.low] if self.low else [])
 
     def check(self) -> None:
         """See `Draw.check`.
@@ -92,24 +81,16 @@ class DrawTogether(Draw):
             return super().drawn(group, styles=self.styles, **how)
         lead = open_painter(self.painter)
         weighted = zip((self.painter, *self.others), (0.0, *self.weights), strict=True)
-        groups = [HandOver([self._member(files, self.size, group, weight, lead) for files, weight in weighted])]
-        if self.low:
-            begins = self._member(self.low.painter, (self.low.width, self.low.height), group)
-            groups = [HandOver([begins], T_LOW), *groups]
-        return draw_together(lead, groups, [sample.meta["seed"] for sample in group], self.steps, **how)
+        members = [self._member(files, self.size, group, weight=weight, lead=lead) for files, weight in weighted]
+        groups = [HandOver([self._member(*self.low, group)], T_LOW)] if self.low else []
+        seeds = [sample.meta["seed"] for sample in group]
+        return draw_together(lead, [*groups, HandOver(members)], seeds, self.steps, **how)
 
-    def _member(
-        self,
-        files: PainterFiles,
-        size: Size,
-        group: Sequence[Sample],
-        weight: float = 0.0,
-        lead: Painter | None = None,
-    ) -> Member:
+    def _member(self, files: PainterFiles, size: Size, group: Sequence[Sample], **how: Any) -> Member:
+        """`how`: weight and lead, see `member`."""
         painter = open_painter(files)
         prompts, hints = [sample["txt"] for sample in group], self.hints(painter, group, size)
-        guided = guided_by(painter, prompts, size, self.guidance, hints, self.styles)
-        return member(painter, guided, size, weight, lead)
+        return member(painter, painter.told(prompts, size, self.guidance, hints, self.styles), size, **how)
 
 
 def _check_hand_over(scheduler: Any, steps: int) -> None:

@@ -171,11 +171,13 @@ def test_size_buckets_are_the_released_ones():
     assert BUCKETS_512.sizes[BUCKETS_512.nearest(1000, 1000)] == (512, 512)
     assert BUCKETS_1024.sizes[BUCKETS_1024.nearest(3000, 2200)] == (1280, 960)
     assert all(
-        bucket.nearest(*size) == bucket.index(*size) for bucket in (BUCKETS_512, BUCKETS_1024) for size in bucket.sizes
+        bucket.nearest(*size) == bucket.ids(*size, 1).item()
+        for bucket in (BUCKETS_512, BUCKETS_1024)
+        for size in bucket.sizes
     )
-    assert BUCKETS_512.ids([5, 0]).tolist() == [[5.0], [0.0]]
+    assert BUCKETS_512.ids(512, 512, 2).tolist() == [[5.0], [5.0]]
     with pytest.raises(ValueError, match=r"500x500 is no size this model has learned; its sizes: 256x1024, .*512x512"):
-        BUCKETS_512.index(500, 500)
+        BUCKETS_512.ids(500, 500, 1)
 
 
 SIZES = [(300, 400)] * 50 + [(600, 800)] * 30 + [(1200, 1500)] * 20

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from lt.datagen.engine.run import run_pipeline
+from lt.datagen.engine.stage import Pipeline
 from lt.datagen.shards import LtError, UsageError, open_shards
 from lt.recipes.draw import painters
-from lt.recipes.draw.drawing import draw
 from lt.recipes.draw.painters import PipelineFiles, locate_pipeline, open_painter
 from lt.recipes.draw.prompts import PromptSource
-from lt.recipes.draw.stage import Draw, make_pipeline
+from lt.recipes.draw.stage import Draw
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def base(tiny_sd, tmp_path) -> Path:
 
 
 def apples(files: PipelineFiles) -> np.ndarray:
-    pixels = draw(open_painter(files), ["a red apple"], [5], (32, 32), steps=4, guidance=3.0)
+    pixels = open_painter(files).draw(["a red apple"], [5], (32, 32), steps=4, guidance=3.0)
     assert pixels.dtype == torch.float32 and pixels.isfinite().all()
     return pixels.clamp(-1, 1).numpy()
 
@@ -46,7 +46,7 @@ def test_on_an_accelerator_weights_are_in_half_precision(base, tiny_sd, tmp_path
 
 def test_a_worker_opens_the_painter_on_the_device_that_it_was_dealt(base, tmp_path, monkeypatch):
     source = PromptSource("draw", ("a red apple", "two clouds"), 3, 7, (32, 32))
-    sent = pickle.dumps(make_pipeline(source, Draw(locate_pipeline(str(base)), (), 32, 32, steps=2, batch=2)))
+    sent = pickle.dumps(Pipeline("draw", source, (Draw(locate_pipeline(str(base)), (), 32, 32, steps=2, batch=2),)))
     assert len(sent) < 5000, "files, no weights"
     open_painter.cache_clear()
     assert run_pipeline(pickle.loads(sent), tmp_path / "out", workers=0).complete

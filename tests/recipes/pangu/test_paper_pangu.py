@@ -10,6 +10,7 @@ from test_diffusion_cache import write_autoencoder
 from transformers import ChineseCLIPTextConfig, ChineseCLIPTextModel, CLIPTextConfig, CLIPTextModelWithProjection
 
 from lt.datagen.engine.run import run_pipeline
+from lt.datagen.engine.stage import Pipeline
 from lt.datagen.shards import LtError, Sample, ShardWriter, UsageError, open_shards
 from lt.models.nn.autoencoder import small_autoencoder
 from lt.models.nn.unet import PANGU, multiply_adds
@@ -20,7 +21,6 @@ from lt.recipes.diffusion import settings as diffusion_settings
 from lt.recipes.diffusion.texts import hugging_face_tokenizer, load_text_encoders, text_digest, world_tokenizer
 from lt.recipes.draw.painters import open_painter
 from lt.recipes.draw.prompts import PromptSource
-from lt.recipes.draw.stage import make_pipeline
 from lt.recipes.pangu.objective import PanguObjective, restore
 from lt.recipes.pangu.painters import locate_runs
 from lt.recipes.pangu.together import DrawTogether
@@ -203,7 +203,7 @@ def test_both_generators_draw_in_a_size_that_the_first_has_learned(plan_of, fold
     train(plan_of("texture", "train.steps=2", "model.generator=texture", "model.low=32", small), [].append)
     found = locate_runs([str(folder / "texture"), str(folder / "structure")])
     source = PromptSource("pangu", ("a red apple", "一个红色苹果"), 2, 0, (48, 80))
-    pipeline = make_pipeline(source, DrawTogether(found, (), 48, 80, steps=2))
+    pipeline = Pipeline("pangu", source, (DrawTogether(found, (), 48, 80, steps=2),))
     assert run_pipeline(pipeline, folder / "drawn", workers=0).complete
     assert [sample.picture.shape for sample in open_shards(folder / "drawn")] == [(80, 48, 3)] * 2
     condition, empty = open_painter(found).conditions(["a red apple"], (80, 48), {})

@@ -32,7 +32,7 @@ def photos(tmp_path):
 
 def test_edges_and_colours_of_a_picture_are_those_of_the_world(here):
     figure = FiguresSource(1, "test", size=64).sample(0)
-    file = str(here / "photo.png")
+    file = here / "photo.png"
     Image.fromarray(figure.picture).save(file)
     first, second = PromptSource("pangu", (PROMPT,), 2, 7, (64, 64), photos=(("edge", file), ("color", file))).read(
         [0, 2]

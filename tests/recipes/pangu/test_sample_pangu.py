@@ -12,12 +12,11 @@ from typer.testing import CliRunner
 
 from lt.cli.app import app
 from lt.datagen.engine.run import run_pipeline
+from lt.datagen.engine.stage import Pipeline
 from lt.datagen.shards import LtError, captions_of, open_shards
 from lt.recipes import registry
-from lt.recipes.draw.drawing import guided_by
 from lt.recipes.draw.painters import open_painter
 from lt.recipes.draw.prompts import PromptSource
-from lt.recipes.draw.stage import make_pipeline
 from lt.recipes.pangu.painters import locate_runs
 from lt.recipes.pangu.together import DrawTogether
 from lt.recipes.training import checkpoints
@@ -50,7 +49,7 @@ def test_a_seed_gives_its_picture_in_any_batch(here, tmp_path):
     for batch, seed, count in ((5, 0, 5), (2, 0, 5), (8, 3, 1)):
         source = PromptSource("pangu", (PROMPT,), count, seed, (64, 64))
         stage = DrawTogether(found, (), 64, 64, steps=2, batch=batch)
-        assert run_pipeline(make_pipeline(source, stage), tmp_path / f"{batch}", workers=0).complete
+        assert run_pipeline(Pipeline("pangu", source, (stage,)), tmp_path / f"{batch}", workers=0).complete
     five, two, alone = (drawn(tmp_path / str(batch)) for batch in (5, 2, 8))
     assert five.keys() == two.keys() == set(range(5)) and alone.keys() == {3}
     assert max(np.abs(five[seed] - two[seed]).max() for seed in five) <= 1
@@ -153,7 +152,7 @@ def test_a_second_style_pulls_and_a_scale_of_zero_is_none(here, tmp_path):
 def test_style_guidance_is_the_paper_s_formula(here):
     """eps = eps_0 + s (eps_c - eps_0) + s_style (eps_style - eps_c), with the style before the prompt."""
     painter = open_painter(locate_runs(TINY))
-    guided = guided_by(painter, [PROMPT], (64, 64), 6.0, styles=[("a man", 4.0)])
+    guided = painter.told([PROMPT], (64, 64), 6.0, styles=[("a man", 4.0)])
     z, t = torch.randn(1, *painter.latent_shape(64, 64), generator=torch.Generator().manual_seed(0)), torch.tensor(700)
     with torch.no_grad():
         texts = ("", PROMPT, f"a man {PROMPT}")

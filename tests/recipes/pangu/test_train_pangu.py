@@ -37,8 +37,8 @@ def pictures(run: str) -> np.ndarray:
 
 def test_generators_learn_their_part_at_their_size(here):
     structure, texture = restore(Path("runs/pangu-tiny")), restore(Path("runs/pangu-tiny-texture"))
-    assert structure.denoiser.timesteps == range(500, 1000) and structure.latent_side == 16
-    assert texture.denoiser.timesteps == range(500) and texture.latent_side == 12
+    assert structure.denoiser.timesteps == range(500, 1000) and structure.settings.model.trained_side == 64
+    assert texture.denoiser.timesteps == range(500) and texture.settings.model.trained_side == 48
     losses = [line["loss"] for line in read_log(Path("runs/pangu-tiny"), "train")]
     assert len(losses) == 6 and losses[-1] < losses[0]
     before, after = read_log(Path("runs/pangu-tiny"), "validation")
