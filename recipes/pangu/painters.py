@@ -88,12 +88,9 @@ def locate_runs(where: Sequence[str]) -> RunFiles:
     for run in where:
         folder = located(run)
         if not folder.is_dir():
-            need = run_named(f"runs/{folder.name}")
-            hint = (
-                f"Train it first: {need.card.header['command']}"
-                if need
-                else "Name a run of `lt train pangu`, or a diffusers folder."
-            )
+            hint = "Name a run of `lt train pangu`, or a diffusers folder."
+            if need := run_named(f"runs/{folder.name}"):
+                hint = f"Train it first: {need.card.header['command']}"
             raise LtError(f"{run} is not there.", hint)
         checkpoint = checkpoints.chosen(folder)
         record = Record.load(checkpoint)
