@@ -14,7 +14,7 @@ from lt.recipes.draw.painters import PainterFiles, open_painter
 from lt.recipes.pangu.options import PanguOptions
 from lt.recipes.pangu.painters import locate_painter, locate_runs
 from lt.recipes.pangu.together import DrawTogether
-from lt.recipes.registry import usual_run
+from lt.recipes.registry import UsualRun
 from lt.recipes.shipped import SCHEME, present
 from lt.recipes.system import Job, Note
 
@@ -59,7 +59,7 @@ def _lead(options: PanguOptions, controls: Sequence[str]) -> PainterFiles:
     if options.checkpoint:
         return locate_runs(options.checkpoint)
     elsewhere = bool(options.coop or options.low)  # the branch may belong to another model
-    runs = [usual_run("pangu", preset) for preset in ("tiny", "tiny-texture", *(f"tiny-{one}" for one in controls))]
+    runs = [UsualRun("pangu", preset) for preset in ("tiny", "tiny-texture", *(f"tiny-{one}" for one in controls))]
     if runs[0].out.is_dir():
         return locate_runs([str(run.out) for run in runs if run in runs[:2] or run.out.is_dir() or not elsewhere])
     shipped = {run: SCHEME + run.out.name for run in runs if SCHEME + run.out.name in present()}
