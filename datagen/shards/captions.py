@@ -1,4 +1,5 @@
-"""What a sample's captions are: the one reading of `json.captions`, `json.caption` and `txt` that every command follows.
+"""What a sample's captions are: the one reading of `json.captions`, `json.caption` and `txt` that every command follows; and
+what a text and a line of text are, wherever they come from.
 
 | stored | read as |
 |---|---|
@@ -8,8 +9,10 @@
 | `json.caption`: a text or a list (img2dataset) | the same, where there is nothing else |
 """
 
+from pathlib import Path
 from typing import Any
 
+from lt.datagen.shards import codec
 from lt.datagen.shards.errors import SampleError
 from lt.datagen.shards.sample import Sample
 
@@ -19,15 +22,16 @@ UNTOLD = ""
 
 def captions_by_language(sample: Sample) -> dict[str, list[str]]:
     """Every caption by its language as stored, blanks at the ends removed; under `UNTOLD` those whose language is not told."""
-    meta = sample.meta if "json" in sample else {}
+    meta = sample.get("json")
+    meta = meta if isinstance(meta, dict) else {}
     stored = meta.get("captions")
     stored = stored if isinstance(stored, dict) else {UNTOLD: stored}
-    found = {str(language): texts for language, said in stored.items() if (texts := _texts(said))}
+    found = {str(language): texts for language, said in stored.items() if (texts := texts_of(said))}
     if UNTOLD not in found:
         listed = [text for texts in found.values() for text in texts]
-        main = [text for text in _texts(sample.get("txt")) if text not in listed]
+        main = [text for text in texts_of(sample.get("txt")) if text not in listed]
         if main or not found:
-            found |= {UNTOLD: main or _texts(meta.get("caption"))}
+            found |= {UNTOLD: main or texts_of(meta.get("caption"))}
     return {language: texts for language, texts in found.items() if texts}
 
 
@@ -53,6 +57,20 @@ def main_caption(sample: Sample) -> str:
     return next(iter([*found.get("en", []), *found.get(UNTOLD, []), *(texts[0] for texts in found.values())]), "")
 
 
-def _texts(said: Any) -> list[str]:
-    values = said if isinstance(said, list) else [said]
-    return [text.strip() for text in values if isinstance(text, str) and text.strip()]
+def texts_of(said: Any) -> list[str]:
+    """The texts in `said`, a text or a list of texts: whole (see `codec.whole_text`), without blanks and byte order marks at
+    their ends. What is no text (null, a number, an object) or empty is left out."""
+    values = said if isinstance(said, list | tuple) else [said]
+    texts = [codec.whole_text(value).strip().strip("\ufeff").strip() for value in values if isinstance(value, str)]
+    return [text for text in texts if text]
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a UTF-8 file, without their ends and a byte order mark. Line feeds and carriage returns end lines; what else
+    Unicode breaks lines at (U+2028, U+0085, form feeds) stands inside one.
+
+    Raises:
+        OSError, UnicodeDecodeError: the file cannot be read, or is no UTF-8.
+    """
+    with path.open(encoding="utf-8-sig") as file:
+        return [line.rstrip("\n") for line in file]

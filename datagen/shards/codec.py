@@ -64,13 +64,16 @@ def encode(field: str, value: Any) -> bytes:
         except ValueError as error:  # an array of objects
             raise SampleError("invalid-npy", f"{field}: {short(error)}") from None
         return buffer.getvalue()
+    if value is None:
+        raise SampleError("empty-field", f"{field}: nothing is no text")
     return _utf8(str(value), field)
 
 
 def decode(field: str, data: bytes) -> Any:
     """Decode the bytes of `field`: pictures to uint8 [h, w] or [h, w, c], text to str, json to its value, npy to arrays.
 
-    Fields of an unknown kind come back as bytes.
+    Fields of an unknown kind come back as bytes. A byte order mark is no part of text or json; what foreign json holds beyond
+    the standard is read as far as it makes sense: NaN and infinity as null, half a surrogate pair as U+FFFD.
 
     Raises:
         SampleError: the bytes are not what the field says.
@@ -80,11 +83,11 @@ def decode(field: str, data: bytes) -> Any:
         return decode_image(data, indexed=field == "parts.png", formats=STORED_FORMATS)
     if kind == "txt":
         try:
-            return data.decode("utf-8")
+            return data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise SampleError("invalid-utf8", f"{field}: {error}") from None
     if kind == "json":
-        return _decode_json(field, data)
+        return decode_json(field, data)
     if kind == "npy":
         return _decode_npy(field, data)
     return data
@@ -231,15 +234,47 @@ def to_rgb(pixels: np.ndarray, ground: int = 255) -> np.ndarray:
     return pixels
 
 
-def _decode_json(field: str, data: bytes) -> Any:
+def decode_json(field: str, data: bytes, strict: bool = False) -> Any:
+    """The value of json. `strict` refuses what `decode` reads although the standard does not know it.
+
+    Raises:
+        SampleError: `json-too-large`, `invalid-utf8`, `invalid-json`, and `invalid-unicode` where it is strict.
+    """
     if len(data) > MAX_JSON_BYTES:
         raise SampleError("json-too-large", f"{field}: {len(data)} bytes", len(data))
+
+    def beyond(constant: str) -> None:
+        if strict:
+            raise SampleError("invalid-json", f"{field}: {constant} is no value of json")
+
     try:
-        return json.loads(data.decode("utf-8"))
+        value = json.loads(data.decode("utf-8-sig"), parse_constant=beyond)
+        if not _HALF_ESCAPED.search(data) or (whole := _whole(value)) == value:
+            return value
     except UnicodeDecodeError as error:
         raise SampleError("invalid-utf8", f"{field}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise SampleError("invalid-json", f"{field}: {short(error)}") from None
+    if strict:
+        raise SampleError("invalid-unicode", f"{field}: half a surrogate pair")
+    return whole
+
+
+_HALF_ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def whole_text(text: str) -> str:
+    """`text` that can be written as UTF-8: U+FFFD, the replacement character, for halves of surrogate pairs."""
+    return _HALF.sub("\ufffd", text)
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        return whole_text(value)
+    if isinstance(value, dict):
+        return {whole_text(name): _whole(inner) for name, inner in value.items()}
+    return [_whole(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _decode_npy(field: str, data: bytes) -> np.ndarray:

@@ -23,6 +23,8 @@ def content_problems(sample: Sample, tolerance: float = 0.0) -> Iterator[tuple[s
         try:
             if codec.is_image(name):
                 _check_kind(name, sample.encoded(name))
+            if codec.kind_of(name) == "json":
+                codec.decode_json(name, sample.encoded(name), strict=True)
             sample[name]
         except SampleError as error:
             good = False

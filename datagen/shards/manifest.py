@@ -9,7 +9,6 @@ layers-coco/
 
 import contextlib
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from zlib import crc32
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from lt.datagen.shards import codec
-from lt.datagen.shards.errors import ShardError
+from lt.datagen.shards.errors import SampleError, ShardError
 from lt.datagen.shards.storage import write_bytes, write_json
 from lt.datagen.shards.tar import unsafe_name
 
@@ -130,8 +129,8 @@ class ContentDigest:
 
 
 def _without_lineage(meta: bytes) -> bytes:
-    with contextlib.suppress(ValueError):
-        value = json.loads(meta)
+    with contextlib.suppress(SampleError):  # not json: it counts as it is
+        value = codec.decode_json("json", meta)
         if isinstance(value, dict) and "lineage" in value:
             return codec.encode("json", {name: part for name, part in value.items() if name != "lineage"})
     return meta

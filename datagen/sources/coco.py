@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lt.datagen.shards import LtError, Reject, Sample, SampleError
+from lt.datagen.shards.captions import texts_of
 from lt.datagen.shards.sample import safe_key
 from lt.datagen.shards.storage import atomic_file, digest_of, digest_of_file, lt_home
 from lt.datagen.sources.pictures import load_picture
@@ -141,7 +142,8 @@ def _by_image(*documents: Record) -> dict[int, list[Record]]:
 def _captions(entries: list[Record]) -> dict[str, list[str]]:
     captions: dict[str, list[str]] = {}
     for entry in entries:
-        captions.setdefault(entry.get("language", "en"), []).append(" ".join(str(entry["caption"]).split()))
+        for text in texts_of(entry["caption"]):
+            captions.setdefault(entry.get("language", "en"), []).append(" ".join(text.split()))
     return captions
 
 

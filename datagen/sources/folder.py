@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from lt.datagen.engine.stage import Source
 from lt.datagen.shards import LtError, Reject, Sample, SampleError, codec
-from lt.datagen.shards.captions import UNTOLD, captions_by_language
+from lt.datagen.shards.captions import UNTOLD, captions_by_language, texts_of
 from lt.datagen.shards.sample import safe_key
 from lt.datagen.shards.storage import digest_of
 from lt.datagen.sources.pictures import PICTURE_SUFFIXES, load_picture
@@ -84,7 +84,7 @@ class FolderSource(Source):
         meta = _beside(path, ".json") or {}
         if not isinstance(meta, dict):
             raise SampleError("invalid-json", f"{path.with_suffix('.json').name}: want an object")
-        caption = (_beside(path, ".txt") or "").removeprefix("\ufeff").strip()
+        caption = "".join(texts_of(_beside(path, ".txt")))
         captions = captions_by_language(Sample(key, {"json": meta}))
         english = [caption, *captions.pop(UNTOLD, []), *captions.get("en", [])]
         if said := [text for text in dict.fromkeys(english) if text]:

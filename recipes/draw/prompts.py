@@ -14,6 +14,7 @@ import numpy as np
 
 from lt.datagen.engine.stage import Source, ranges
 from lt.datagen.shards import LtError, Reject, Sample, SampleError, UsageError, captions_of
+from lt.datagen.shards.captions import lines_of
 from lt.datagen.shards.storage import digest_of_file
 from lt.datagen.sources.shards import ShardSource
 from lt.models.nn.tokenizers import split_words
@@ -144,7 +145,7 @@ def request(key: str, prompt: str, seed: int, fields: Mapping[str, Any], prompt_
 def read_prompts(file: Path) -> list[str]:
     """One prompt a line; empty lines are passed over. Raises LtError if the file cannot be read or holds none."""
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in lines_of(file)]
     except (OSError, UnicodeDecodeError) as error:
         raise LtError(f"Cannot read the prompts {file}: {getattr(error, 'strerror', None) or error}.") from None
     if not any(lines):

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from lt.datagen.shards import LtError, Sample, SampleError, UsageError, captions_of, open_shards
+from lt.datagen.shards.captions import lines_of
 from lt.datagen.shards.codec import decode_image, to_rgb
 from lt.datagen.shards.storage import digest_of, digest_of_file
 
@@ -75,7 +76,7 @@ def open_collection(
         return _from_shards(where, language)
     captions, embedded = _read(path, split)
     if only:
-        wanted = {Path(line.strip()).stem for line in only.read_text(encoding="utf-8-sig").splitlines() if line.strip()}
+        wanted = {Path(line.strip()).stem for line in lines_of(only) if line.strip()}
         captions = {name: said for name, said in captions.items() if Path(name).stem in wanted}
     if not captions:
         raise LtError(
@@ -152,7 +153,7 @@ def _json(path: Path, split: str) -> Captions:
 
 def _lines(path: Path) -> Captions:
     found: Captions = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(lines_of(path), 1):
         if not line.strip():
             continue
         match = _LINE.fullmatch(line.strip())
@@ -165,7 +166,7 @@ def _lines(path: Path) -> Captions:
 def _chinese_clip(path: Path) -> tuple[Captions, Find]:
     """Texts name the pictures that they belong to; queries (MUGE) do so under other names."""
     found: Captions = {}
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
+    for line in lines_of(path):
         if line.strip():
             value: dict[str, Any] = json.loads(line)
             text = value.get("text") or value["query_text"]

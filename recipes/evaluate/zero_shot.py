@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lt.datagen.shards import LtError, Sample, UsageError
+from lt.datagen.shards.captions import lines_of
 from lt.models.nn.contrastive import Features, ensemble_similarity
 from lt.models.wukong import prompt_votes
 from lt.recipes.evaluate.bootstrap import Interval, resampled
@@ -40,7 +41,7 @@ def read_classes(path: Path) -> Classes:
         LtError: the file cannot be read, is empty or repeats a label.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = [line.strip() for line in lines_of(path) if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise LtError(f"Cannot read the classes {path}: {error}.") from None
     pairs = [(first, second or first) for first, _, second in (line.partition("\t") for line in lines)]
@@ -61,7 +62,7 @@ def read_prompts(where: str) -> list[str]:
     path = Path(where) if Path(where).is_file() else PROMPTS / f"{where}.txt"
     if not path.is_file():
         raise UsageError(f"No prompts {where!r}.", f"Name a file, or one of {', '.join(shipped_prompts())}.")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    lines = [line.strip() for line in lines_of(path)]
     prompts = [line for line in lines if line and not line.startswith("#")]
     for prompt in prompts:
         if prompt.count("{}") != 1:

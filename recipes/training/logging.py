@@ -86,7 +86,7 @@ class RunLog:
 def read_log(out: Path, event: str = "") -> list[dict[str, Any]]:
     """The lines of a run's log, of one event or of all; a last line that a kill cut off is left out."""
     path, found = out / "log.jsonl", []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+    for text in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
         with suppress(ValueError):
             found.append(json.loads(text))
     return [line for line in found if not event or line["event"] == event]

@@ -1,9 +1,11 @@
 """What a sample's captions are: one reading for every command."""
 
+import json
+
 import pytest
 
 from lt.datagen.shards import Sample, SampleError, captions_of
-from lt.datagen.shards.captions import UNTOLD, captions_by_language, main_caption
+from lt.datagen.shards.captions import UNTOLD, captions_by_language, lines_of, main_caption, texts_of
 
 BOTH = {"captions": {"zh": "一只猫", "en": ["a cat", " one cat ", "", 7]}}
 
@@ -57,3 +59,41 @@ def test_the_caption_for_lists_is_english_before_others():
     assert main_caption(read({"captions": {"zh": ["一只猫"]}}, "the cat")) == "the cat"
     assert main_caption(read({"captions": {"zh": ["一只猫"]}})) == "一只猫"
     assert main_caption(read()) == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "texts"),
+    [
+        ("a dog", ["a dog"]),
+        (["a dog", " one dog\n", ""], ["a dog", "one dog"]),
+        (("a dog",), ["a dog"]),
+        ([None, 7, {"raw": "a"}, ["a"], "a dog"], ["a dog"]),
+        (None, []),
+        (7, []),
+        ("\ufeffa dog", ["a dog"]),
+        ("\ufeff", []),
+        ("a cat \ud83d", ["a cat \ufffd"]),
+        ("a\u2028dog", ["a\u2028dog"]),
+    ],
+)
+def test_texts(said, texts):
+    assert texts_of(said) == texts
+
+
+def test_json_of_another_shape_tells_no_captions():
+    for meta in ([1, 2], 7, "a", None):
+        assert captions_of(Sample("a", {"json": json.dumps(meta).encode(), "txt": b"\xef\xbb\xbfa cat"})) == ["a cat"]
+
+
+def test_half_a_surrogate_pair_in_json_becomes_the_replacement_character():
+    data = b'{"captions": {"en": "a cat \\ud83d"}, "emoji": "\\ud83d\\ude00", "\\udc00": [1]}'
+    sample = Sample("a", {"json": data})
+    assert captions_of(sample) == ["a cat \ufffd"]
+    assert (sample.meta["emoji"], sample.meta["\ufffd"]) == ("😀", [1])
+    sample.encoded("json").decode()
+
+
+def test_only_line_feeds_end_lines(tmp_path):
+    text = "\ufeffa dog\u2028and a cat\r\na\u0085b\x0cc\x1cd\n\nlast"
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    assert lines_of(tmp_path / "a.txt") == ["a dog\u2028and a cat", "a\u0085b\x0cc\x1cd", "", "last"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lt.datagen.shards import Reject, Sample, ShardError, ShardWriter
+from lt.datagen.shards import Reject, Sample, ShardError, ShardWriter, open_shards
 from lt.datagen.shards.manifest import Manifest, Sidecar, shard_name
 from lt.datagen.shards.verify import verify
 from tests.datagen.shards.making import build, encoded, foreign, picture, plain
@@ -281,3 +281,19 @@ def test_a_damaged_sample_is_named_once(tmp_path):
     data[data.index(b"a.layer-00.png") + 512 + 40] ^= 1
     tar.write_bytes(bytes(data))
     assert findings(tmp_path) == [("shard-000000.tar", "a", "damaged-bytes"), ("shard-000000.tar", "", "wrong-sha256")]
+
+
+@pytest.mark.parametrize(
+    ("meta", "what"),
+    [
+        (b'{"score": NaN}', "invalid-json"),
+        (b'{"score": -Infinity}', "invalid-json"),
+        (b'{"caption": "a cat \\ud83d"}', "invalid-unicode"),
+    ],
+)
+def test_json_beyond_the_standard_is_named_and_read_all_the_same(tmp_path, meta, what):
+    foreign(tmp_path / "a.tar", [("a.json", meta), ("a.txt", b"a cat")])
+    assert findings(tmp_path) == [("a.tar", "a", what)]
+    (sample,) = open_shards(tmp_path)
+    assert list(sample.meta.values()) in ([None], ["a cat \ufffd"])
+    json.loads(sample.encoded("json"), parse_constant=pytest.fail)
