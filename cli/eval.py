@@ -83,7 +83,7 @@ def zero_shot(
     if rule not in (None, "mean", "votes"):
         raise UsageError(f"Unknown rule {rule!r}.", "Known: mean, votes.")
     encoder = load_encoder(checkpoint)
-    collection = open_collection(data, language=encoder.language)
+    collection = open_collection(data, language=None)  # captions are not asked for
     _print(evaluate_zero_shot(encoder, collection, classes, prompts, rule, limit, cache, note), as_json)
 
 
@@ -123,15 +123,17 @@ def images(
     named = report.checked_controls(controls)
     drawn = PictureSet(shards, limit)
     wanted = PictureSet(reference, limit, drawn.own_size)
+    before = report.Before.read(against) if against else None
     encoder = load_encoder(clip) if clip else None
-    judging = report.load_extractor(extractor, note)
-    found = report.evaluate_images(drawn, wanted, judging, encoder, named, cache, note)
-    changes = report.compare(found, against) if against else {}
+    found = report.evaluate_images(drawn, wanted, extractor, encoder, named, cache, note)
+    changes = report.compare(found, before) if before else {}
     if as_json:
         told = {"differences": {name: change._asdict() for name, change in changes.items()}} if against else {}
         print_json({**found.as_json(), **told})
         return
-    note(f"  by {judging.name}; {found.protocol['pictures']:,} pictures of {found.protocol['size']}")
+    note(
+        f"  by {found.protocol['extractor']['name']}; {found.protocol['pictures']:,} pictures of {found.protocol['size']}"
+    )
     rows = [[name, i.value, f"{i.low:.4g} to {i.high:.4g}"] for name, i in found.metrics.items()]
     print_table(["figure", "value", "95 % interval"], rows)
     if changes:

@@ -36,7 +36,8 @@ def captions_by_language(sample: Sample) -> dict[str, list[str]]:
 
 
 def captions_of(sample: Sample, language: str | None = None) -> list[str]:
-    """The captions in `language`, or of all `LANGUAGES` in their order; where there is none, those whose language is not told.
+    """The captions in `language`; where there is none, those whose language is not told. Without a language those of all
+    `LANGUAGES` in their order; where there is none, those whose language is not told, and last those in any other.
 
     A `txt` that stands in `json.captions` under another language is therefore never taken for one in `language`.
 
@@ -46,8 +47,12 @@ def captions_of(sample: Sample, language: str | None = None) -> list[str]:
     found = captions_by_language(sample)
     wanted = [text for name in ([language] if language else LANGUAGES) for text in found.get(name, [])]
     texts = wanted or found.get(UNTOLD, [])
+    if language and not texts:
+        others = f", but in {', '.join(sorted(found))}" if found else ""
+        raise SampleError("no-caption", f"no caption in {language!r}{others}")
+    texts = texts or [text for others in found.values() for text in others]
     if not texts:
-        raise SampleError("no-caption", f"no caption in {language!r}" if language else "no caption")
+        raise SampleError("no-caption", "no caption")
     return texts
 
 

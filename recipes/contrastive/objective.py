@@ -20,7 +20,7 @@ from lt.models.nn.contrastive import Encoded, Exchange, Features, contrastive_lo
 from lt.models.nn.device import device
 from lt.models.nn.dual import DualConfig, DualEncoder
 from lt.models.nn.timm_tower import TimmConfig
-from lt.models.nn.tokenizers import TextTokenizer
+from lt.models.nn.tokenizers import TextTokenizer, WordTokenizer
 from lt.models.nn.transformer import Block
 from lt.recipes.contrastive.alignment import Aligned, owners, three_in_a_row
 from lt.recipes.contrastive.pairs import Pair
@@ -30,6 +30,7 @@ from lt.recipes.evaluate.localisation import found, found_metrics
 from lt.recipes.evaluate.retrieval import recalls
 from lt.recipes.training.checkpoints import Record
 from lt.recipes.training.objective import Batch, Metrics, Objective, Parallel, Report
+from lt.recipes.words import unknown_words
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
@@ -231,6 +232,10 @@ class ContrastiveEncoder(Encoder):
         parts = [self._texts(part) for part in batched(texts, BATCH)]
         masks = [part.mask for part in parts if part.mask is not None]
         return Features(torch.cat([part.tokens for part in parts]), torch.cat(masks) if masks else None)
+
+    def unknown(self, texts: Iterable[str]) -> tuple[float, list[str]]:
+        tokenizer = self.objective.tokenizer
+        return unknown_words(tokenizer.words, texts) if isinstance(tokenizer, WordTokenizer) else (0.0, [])
 
     def _texts(self, texts: Sequence[str]) -> Features:
         ids, mask = self.objective.tokenizer(texts)

@@ -109,7 +109,7 @@ def align(
     things = sum(len(part.hits) for part in parts)
     result = Alignment([str(out / "alignment.png")], *_score(parts), things, len(parts))
     model = {"system": encoder.record.system, "step": encoder.record.step, "digest": encoder.digest}
-    data = {"name": collection.name, "digest": collection.digest}
+    data = {"name": collection.name, "digest": collection.digest(limit)}
     write_json(out / "alignment.json", {**result.as_json(), "model": model, "data": data, "samples_drawn": records})
     return result
 

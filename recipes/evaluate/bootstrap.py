@@ -1,5 +1,6 @@
 """Intervals: resampling of samples, and the spread over seeds."""
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
-    error: float = float("nan")
+    error: float
 
     def __str__(self) -> str:
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
@@ -23,7 +24,7 @@ def resampled(numerators: np.ndarray, denominators: np.ndarray, draws: int = DRA
     """Percentile bootstrap of ratios of sums: for each column of [n, m], sum(numerators) / sum(denominators).
 
     The n rows are the independent units that are drawn with replacement (pictures, say, with all their captions), the m columns
-    are metrics of the same draw. A plain mean has denominators of 1.
+    are metrics of the same draw. A plain mean has denominators of 1. Where all denominators of a column are 0, it is nan.
 
     Raises:
         ValueError: shapes differ, or there is no row.
@@ -35,8 +36,9 @@ def resampled(numerators: np.ndarray, denominators: np.ndarray, draws: int = DRA
         )
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(len(top), np.full(len(top), 1 / len(top)), size=draws)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of columns that are nan throughout
         values, drawn = top.sum(0) / bottom.sum(0), (counts @ top) / (counts @ bottom)
-    low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
-    error = np.nanstd(drawn, axis=0, ddof=1)
+        low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+        error = np.nanstd(drawn, axis=0, ddof=1)
     return [Interval(*map(float, column)) for column in zip(values, low, high, error, strict=True)]

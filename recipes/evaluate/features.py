@@ -3,30 +3,34 @@
 A system is evaluated by retrieval, zero-shot classification and CLIP score when its objective has a method
 `encoder(record) -> Encoder`.
 
-A cache file's name is the digest of the weights, the data and how pictures were prepared: a stale one cannot be hit.
+A cache file's name is the digest of weights, model settings, the pictures themselves and how they were prepared: no stale one can
+be hit.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
 
 from lt.datagen.engine.stage import batched
 from lt.datagen.shards import LtError, SampleError
 from lt.datagen.shards.storage import atomic_file, digest_of, lt_home
 from lt.models.nn.contrastive import Features
-from lt.recipes.evaluate.readers import Collection
+from lt.recipes.evaluate.readers import Collection, PassedOver
 from lt.recipes.training import checkpoints
 from lt.recipes.training.checkpoints import Record
 
 Rule = Literal["mean", "votes"]
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
+"""Goes up when pictures are read or prepared otherwise."""
 BATCH = 64
 
 
@@ -68,6 +72,10 @@ class Encoder:
         """Features of any number of texts, on the CPU."""
         raise NotImplementedError
 
+    def unknown(self, texts: Iterable[str]) -> tuple[float, list[str]]:
+        """Which share (0..1) of the texts' words it was never taught, and these words, the most frequent first."""
+        return 0.0, []
+
 
 def load_encoder(where: Path) -> Encoder:
     """From a run's folder (its best checkpoint) or a checkpoint, of any system whose objective has an encoder.
@@ -84,12 +92,16 @@ def load_encoder(where: Path) -> Encoder:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Features of a collection's pictures, with their keys and captions in the same order; unusable ones are counted."""
+    """Features of those of a collection's first pictures that could be read: `rows` are their numbers among these.
 
-    keys: list[str]
-    captions: list[list[str]]
+    Captions stand in the same order. `digest` is that of the data that was looked at.
+    """
+
+    rows: list[int]
+    captions: list[tuple[str, ...]]
     features: Features
-    passed_over: dict[str, int]
+    digest: str
+    passed_over: PassedOver
     from_cache: bool
 
 
@@ -99,35 +111,47 @@ def encode_pictures(encoder: Encoder, collection: Collection, limit: int | None 
     Raises:
         LtError: no picture could be used.
     """
-    identity = [_CACHE_VERSION, encoder.digest, collection.digest, limit, encoder.size, encoder.language]
+    digest = collection.digest(limit)
+    model = {name: value for name, value in encoder.record.settings.items() if name.startswith("model.")}
+    identity = [_CACHE_VERSION, encoder.digest, model, encoder.size, digest, collection.language, limit]
     path = lt_home() / "features" / f"{digest_of(identity)[:40]}.safetensors"
-    stored = load_file(path)["tokens"] if cache and path.is_file() else None
-    keys, captions, parts, bad = [], [], [], Counter()
-    for batch in batched(islice(collection.items(), limit), BATCH):
+    stored = _stored(path) if cache and path.is_file() else None
+    tokens, rows, bad = stored or _encoded(encoder, collection, limit)
+    items = [item.captions for item in islice(collection.items(), limit)]
+    passed_over = collection.passed_over | bad
+    if tokens is None:
+        raise LtError(f"No picture of {collection.name} could be used: {str(passed_over) or 'there is none'}.")
+    if cache and not stored:
+        told = {"passed_over": json.dumps(asdict(bad))}
+        store_tensors(path, {"tokens": tokens, "rows": torch.tensor(rows)}, told)
+    return Pictures(rows, [items[row] for row in rows], Features(tokens), digest, passed_over, bool(stored))
+
+
+def _stored(path: Path) -> tuple[Tensor | None, list[int], PassedOver]:
+    with safe_open(path, "pt") as file:
+        bad = PassedOver(**json.loads(file.metadata()["passed_over"]))
+        return file.get_tensor("tokens"), file.get_tensor("rows").tolist(), bad
+
+
+def _encoded(
+    encoder: Encoder, collection: Collection, limit: int | None
+) -> tuple[Tensor | None, list[int], PassedOver]:
+    """Tokens of all readable pictures (None where there is none), their numbers, and what could not be read."""
+    parts, rows, bad = [], [], PassedOver()
+    for batch in batched(enumerate(islice(collection.items(), limit)), BATCH):
         usable = []
-        for item in batch:
+        for number, item in batch:
             try:
-                usable.append(b"" if stored is not None else encoder.prepared(item.picture()))
+                usable.append(encoder.prepared(item.picture()))
+                rows.append(number)
             except SampleError as error:
-                bad[error.reason] += 1
-                continue
-            keys.append(item.key)
-            captions.append(list(item.captions))
-        if usable and stored is None:
+                bad.add(error.reason, item.key)
+        if usable:
             parts.append(encoder.images(usable).tokens)
-    if stored is not None and len(stored) == len(keys):
-        return Pictures(keys, captions, Features(stored), {**collection.passed_over}, True)
-    if stored is not None:  # the cache holds fewer: some pictures could not be decoded, which only decoding tells
-        return encode_pictures(encoder, collection, limit, cache=False)
-    if not parts:
-        raise LtError(f"No picture of {collection.name} could be used ({bad or 'it is empty'}).")
-    tokens = torch.cat(parts)
-    if cache:
-        store_tensors(path, {"tokens": tokens})
-    return Pictures(keys, captions, Features(tokens), {**collection.passed_over, **bad}, False)
+    return torch.cat(parts) if parts else None, rows, bad
 
 
-def store_tensors(path: Path, tensors: Mapping[str, torch.Tensor], told: Mapping[str, str] | None = None) -> None:
+def store_tensors(path: Path, tensors: Mapping[str, Tensor], told: Mapping[str, str] | None = None) -> None:
     """Write tensors, and what is told of them, as safetensors: whole or not at all."""
     with atomic_file(path) as file:
         file.write(save({name: value.contiguous() for name, value in tensors.items()}, dict(told or {})))

@@ -1,6 +1,8 @@
 """`lt eval retrieval` and `lt eval zero-shot`: from a checkpoint and data to metrics with intervals and digests."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from lt.recipes.evaluate.retrieval import recalls, text_number
 from lt.recipes.system import Note
 from lt.recipes.training.checkpoints import versions
 
+_NAMED = 20
+"""Unknown words that are named."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -30,6 +35,8 @@ class Evaluation:
     data: dict[str, Any]
     model: dict[str, Any]
     passed_over: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Metrics that could not be computed, and why."""
     versions: dict[str, str] = field(default_factory=versions)
 
     def as_json(self) -> dict[str, Any]:
@@ -58,10 +65,11 @@ def evaluate_retrieval(
     owner = torch.tensor([row for row, said in enumerate(pictures.captions) for _ in said[:captions]])
     numbers = torch.tensor([text_number(text) for text in texts])
     _announce(encoder, collection, pictures, f"{len(texts):,} captions", note)
-    prompted = encoder.texts([prompt.replace("{}", text) for text in texts])
-    found = recalls(pictures.features, prompted, numbers, owner)
-    protocol = {"pictures": len(pictures.keys), "captions": len(texts), "prompt": prompt}
-    return _evaluation("retrieval", found.intervals(), protocol, encoder, collection, pictures)
+    prompted = [prompt.replace("{}", text) for text in texts]
+    found = recalls(pictures.features, encoder.texts(prompted), numbers, owner)
+    protocol = {"pictures": len(pictures.rows), "captions": len(texts), "prompt": prompt}
+    unknown = _unknown(encoder, prompted, note)
+    return _evaluation("retrieval", found.intervals(), protocol, encoder, collection, pictures, unknown)
 
 
 def evaluate_zero_shot(
@@ -77,35 +85,47 @@ def evaluate_zero_shot(
     """Zero-shot classification of the samples that have one label; the others are counted and left out.
 
     Raises:
-        LtError: no sample has a label, or one is not among the classes.
+        LtError: no sample has a label, one is not among the classes, or labels are numbers and no classes are named.
     """
     prompts, rule = prompts or encoder.prompts, rule or encoder.rule
     templates = zero_shot.read_prompts(prompts)
+    labels = _labels(collection, encoder.language, limit)
+    known = zero_shot.read_classes(classes) if classes else None
+    known, numbers = zero_shot.known_classes(list(labels.values()), known)
     pictures = encode_pictures(encoder, collection, limit, cache)
-    row_of = {key: row for row, key in enumerate(pictures.keys)}
-    found = [(row_of[i.key], i.sample) for i in collection.items() if i.key in row_of and i.sample is not None]
-    labels = {row: label for row, sample in found if (label := zero_shot.label_of(sample, encoder.language))}
-    rows = np.array(list(labels), dtype=np.int64)
-    if not labels:
-        raise LtError(
-            f"No sample of {collection.name} has exactly one label.",
-            "Labels are read from a `cls` field, from json.label, or from layers of one category.",
-        )
-    known, truth = zero_shot.known_classes(list(labels.values()), zero_shot.read_classes(classes) if classes else None)
-    _announce(
-        encoder, collection, pictures, f"{len(known.names):,} classes x {len(templates)} prompts ({prompts})", note
-    )
-    scored = zero_shot.scores(encoder, Features(pictures.features.tokens[rows]), known.names, templates, rule)
+    number_of = dict(zip(labels, numbers.tolist(), strict=True))
+    labelled = [place for place, row in enumerate(pictures.rows) if row in number_of]
+    if not labelled:
+        raise LtError(f"None of the labelled pictures of {collection.name} can be read: {pictures.passed_over}.")
+    truth = np.array([number_of[pictures.rows[place]] for place in labelled])
+    against = f"{len(known.names):,} classes x {len(templates)} prompts ({prompts})"
+    _announce(encoder, collection, pictures, against, note)
+    scored = zero_shot.scores(encoder, Features(pictures.features.tokens[labelled]), known.names, templates, rule)
     protocol = {
-        "pictures": len(rows),
+        "pictures": len(labelled),
         "classes": len(known.names),
         "prompts": templates,
         "rule": rule,
         "chance": 100 / len(known.names),
     }
-    found = _evaluation("zero-shot", zero_shot.accuracies(scored, truth), protocol, encoder, collection, pictures)
-    left_out = len(pictures.keys) - len(rows)
+    unknown = _unknown(encoder, [*(prompt.replace("{}", " ") for prompt in templates), *known.names], note)
+    metrics, left_out = zero_shot.accuracies(scored, truth), len(pictures.rows) - len(labelled)
+    found = _evaluation("zero-shot", metrics, protocol, encoder, collection, pictures, unknown)
     return replace(found, passed_over={**found.passed_over, **({"not-one-label": left_out} if left_out else {})})
+
+
+def _labels(collection: Collection, language: str, limit: int | None) -> dict[int, tuple[str, str]]:
+    """(label, name) of those of the first `limit` pictures that have one, by their number. Raises LtError where none has."""
+    found = {}
+    for number, item in enumerate(islice(collection.items(), limit)):
+        if item.sample is not None and (label := zero_shot.label_of(item.sample, language)):
+            found[number] = label
+    if not found:
+        raise LtError(
+            f"No sample of {collection.name} has exactly one label.",
+            "Labels are read from a `cls` field, from json.label, or from layers of one category.",
+        )
+    return found
 
 
 def _announce(encoder: Encoder, collection: Collection, pictures: Pictures, against: str, note: Note) -> None:
@@ -113,10 +133,19 @@ def _announce(encoder: Encoder, collection: Collection, pictures: Pictures, agai
     cached = " (features from the cache)" if pictures.from_cache else ""
     note(
         f"{record.system} ({record.preset}, step {record.step:,}) on {device().type}; {collection.name}: "
-        f"{len(pictures.keys):,} pictures{cached}, {against}"
+        f"{len(pictures.rows):,} pictures{cached}, {against}"
     )
-    if pictures.passed_over:
-        note("  passed over: " + ", ".join(f"{n:,} {reason}" for reason, n in pictures.passed_over.items()))
+    if pictures.passed_over.counts:
+        note(f"  passed over: {pictures.passed_over}")
+
+
+def _unknown(encoder: Encoder, texts: Sequence[str], note: Note) -> dict[str, Any]:
+    """What share of the texts' words the model was never taught, said aloud: it reads them all alike."""
+    share, words = encoder.unknown(texts)
+    if words:
+        more = " ..." if len(words) > _NAMED else ""
+        note(f"  {100 * share:.3g} % of the words are unknown to the model: {', '.join(words[:_NAMED])}{more}")
+    return {"share": share, "words": words[:_NAMED]}
 
 
 def _evaluation(
@@ -126,9 +155,12 @@ def _evaluation(
     encoder: Encoder,
     collection: Collection,
     pictures: Pictures,
+    unknown: dict[str, Any],
 ) -> Evaluation:
     record = encoder.record
     model = {"system": record.system, "preset": record.preset, "step": record.step, "digest": encoder.digest}
-    data = {"name": collection.name, "digest": collection.digest}
+    data = {"name": collection.name, "digest": pictures.digest, "unknown_words": unknown}
     usual = {"size": encoder.size, "resize": encoder.resize, "language": encoder.language, "bootstrap": DRAWS}
-    return Evaluation(task, metrics, {**usual, **protocol}, data, {**model, "data": record.data}, pictures.passed_over)
+    return Evaluation(
+        task, metrics, {**usual, **protocol}, data, {**model, "data": record.data}, pictures.passed_over.counts
+    )

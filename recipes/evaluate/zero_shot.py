@@ -98,9 +98,14 @@ def known_classes(found: Sequence[tuple[str, str]], classes: Classes | None) -> 
     Without a file the classes are the labels that occur. With one, a label may be a class's label, its name or its line number.
 
     Raises:
-        LtError: a label is not among the classes.
+        LtError: a label is not among the classes; without a file: a label is a number, which names nothing.
     """
     if classes is None:
+        if nameless := next((name for _, name in found if name.isdecimal()), None):
+            raise LtError(
+                f"Labels are numbers, such as {nameless}: what they stand for is not told.",
+                "Name the classes: --classes FILE, one a line, the first for 0.",
+            )
         names = dict(sorted(found))
         classes = Classes(list(names), list(names.values()))
     numbers = {str(number): number for number in range(len(classes.labels))}

@@ -4,6 +4,8 @@ A list is named by `text.words`. The words that a model was trained with go with
 list that grows changes no trained model.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import Field
@@ -36,3 +38,15 @@ def word_list(name: str) -> tuple[str, ...]:
     if len(set(words)) != len(words):
         raise LtError(f"The list of words {name} repeats itself.", "Every entry stands once, one a line.")
     return tuple(words)
+
+
+def unknown_words(words: Iterable[str], texts: Iterable[str]) -> tuple[float, list[str]]:
+    """Which share (0..1) of the texts' words a list does not hold, and these words, the most frequent first.
+
+    Words are cut as `WordTokenizer` does: lower case, Chinese by characters. A model reads all unknown ones alike.
+    """
+    from lt.models.nn.tokenizers import split_words  # torch comes with it
+
+    counts, known = Counter(word for text in texts for word in split_words(text)), set(words)
+    unknown = Counter({word: count for word, count in counts.items() if word not in known})
+    return unknown.total() / max(1, counts.total()), [word for word, _ in unknown.most_common()]

@@ -351,7 +351,7 @@ def test_figures_of_other_protocols_are_not_compared(home, figures, here, field)
     named = {"controls": "controls", "reference": "reference.digest", "limit": "pictures is 48 there, 40 here"}[field]
     assert code == 1 and "cannot be compared" in told and named in told
     with pytest.raises(LtError, match="Want what"):
-        report.compare(report.Evaluation("images", {}, {}, {}, {}), home / "run")
+        report.Before.read(home / "run")
 
 
 @pytest.mark.parametrize(
@@ -372,13 +372,49 @@ def test_errors_are_for_people(home, figures, here, words, code, message):
     assert found == code and message in " ".join(told.split())
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--reference", "test", "--limit", "19"], "too few to compare"),
+        (["--reference", "train", "--controls", "pose"], "48 no-source"),
+        (["--reference", "train", "--controls", "caption"], "48 no-source"),
+        (["--reference", "test", "--against", "nowhere.json"], "Cannot read nowhere.json"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_the_judge_is_trained(
+    home, figures, here, monkeypatch, words, message
+):
+    def trained(cls, note):
+        raise AssertionError("the judge was asked for")
+
+    drawn_shards(home, figures, "perfect")
+    monkeypatch.setattr(Judge, "load", classmethod(trained))
+    code, _, told = here("perfect", *words)
+    assert code == 1 and message in " ".join(told.split())
+
+
+def test_what_has_nothing_to_count_is_left_out_of_the_json_with_its_reason(home, figures, here):
+    def refused(constant):
+        raise AssertionError(f"{constant} is no json")
+
+    drawn_shards(home, figures, "blank", lambda picture: picture * 0 + 90)
+    code, shown, told = here("blank", "--reference", "test", "--controls", "edge", "--json")
+    found = json.loads(shown, parse_constant=refused)
+    assert code == 0 and found["metrics"]["edge_recall"]["value"] == 0, told
+    assert "edge_precision" not in found["metrics"]
+    assert "anything to count" in found["left_out"]["edge_precision"] and "edge_precision is left out" in told
+    _, table, _ = here("blank", "--reference", "test", "--controls", "edge")
+    assert "edge_recall" in table and "nan" not in table and "edge_precision" not in table
+
+
 def test_the_frechet_distance_is_left_out_aloud_where_pictures_are_few(home, figures, judge):
-    said: list[str] = []
     features = judge.features([sample.picture for sample in figures])[:20]
     narrow, wide = features[:, :4], np.tile(features, 2)
-    assert "world_frechet" in report._distances(narrow, narrow + 1e-3, judge, said.append) and not said
-    assert "world_frechet" not in report._distances(wide, wide, judge, said.append)
-    assert "20 pictures are too few for features of 24 numbers; it takes more than 27" in said[0]
+    metrics, left_out = report._distances(narrow, narrow + 1e-3, judge)
+    assert "world_frechet" in metrics and not left_out
+    metrics, left_out = report._distances(wide, wide, judge)
+    assert "world_frechet" not in metrics
+    assert "20 pictures are too few for features of 24 numbers; it takes more than 27" in left_out["world_frechet"]
 
 
 def test_sets_without_pictures_are_named(home, figures, judge):

@@ -16,6 +16,7 @@ from lt.recipes.evaluate.localisation import found, found_metrics, on_thing
 from lt.recipes.evaluate.readers import open_collection
 from lt.recipes.evaluate.report import evaluate_retrieval, evaluate_zero_shot
 from lt.recipes.evaluate.retrieval import recalls
+from lt.recipes.words import unknown_words
 
 
 def vectors(*rows):
@@ -182,9 +183,11 @@ def greys(tmp_path, monkeypatch):
     (tmp_path / "levels.txt").write_text("{} of 255\n")
     with ShardWriter(tmp_path / "greys" / "shard-000000.tar", durable=False) as writer:
         for level in (0, 90, 200):
-            meta = {"captions": {"en": f"{level} grey"}, "label": level}
+            meta = {"captions": {"en": f"{level} grey"}, "label": f"{level} grey"}
             writer.write(Sample(f"g-{level}", {"png": np.full((4, 4, 3), level, np.uint8), "json": meta}))
-    record = SimpleNamespace(files={"model.safetensors": "0f"}, system="bright", preset="tiny", step=1, data={})
+    record = SimpleNamespace(
+        files={"model.safetensors": "0f"}, system="bright", preset="tiny", step=1, data={}, settings={}
+    )
     return open_collection("greys"), record
 
 
@@ -204,3 +207,83 @@ def test_what_has_no_encoder_is_refused(greys, monkeypatch):
     monkeypatch.setattr(features.checkpoints, "restore", lambda where: (object(), greys[1]))
     with pytest.raises(LtError, match="checkpoint of bright, which has no shared space"):
         features.load_encoder(Path("runs/bright"))
+
+
+# Labels, caches, unknown words
+
+
+def imagenet(folder, suffix="png"):
+    """Samples as ImageNet's shards have them: a picture and the number of its class, no caption."""
+    with ShardWriter(folder / "shard-000000.tar", durable=False) as writer:
+        for number, level in enumerate((0, 90, 200)):
+            picture = np.full((4, 4, 3), level, np.uint8)
+            writer.write(Sample(f"g-{level}", {suffix: picture, "cls": str(number).encode()}))
+    return open_collection(str(folder), language=None)
+
+
+def test_pictures_with_a_class_and_no_caption_are_classified_by_the_names_of_a_file(greys, tmp_path):
+    encoder, collection = Brightness(greys[1]), imagenet(tmp_path / "imagenet")
+    (tmp_path / "names.txt").write_text("0 grey\n90 grey\n200 grey\n")
+    found = evaluate_zero_shot(encoder, collection, tmp_path / "names.txt", note=lambda line: None)
+    assert found.metrics["top1"].value == 100 and found.protocol["pictures"] == 3
+    with pytest.raises(LtError, match="Labels are numbers, such as 0") as caught:
+        evaluate_zero_shot(encoder, collection, note=lambda line: None)
+    assert "--classes" in (caught.value.hint or "")
+    with pytest.raises(LtError, match="3 no-caption"):
+        evaluate_retrieval(encoder, open_collection(str(tmp_path / "imagenet")), note=lambda line: None)
+
+
+def test_features_are_found_again_for_the_same_pictures_only(greys, tmp_path):
+    from PIL import Image
+
+    encoder, levels = Brightness(greys[1]), [0, 90, 200]
+    (tmp_path / "a.token").write_text("".join(f"{n}.png#0\t{level} grey\n" for n, level in enumerate(levels)))
+
+    def evaluated(folder, shown):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for number, level in enumerate(shown):
+            Image.new("RGB", (4, 4), (level,) * 3).save(tmp_path / folder / f"{number}.png")
+        notes = []
+        collection = open_collection(str(tmp_path / "a.token"), tmp_path / folder)
+        found = evaluate_retrieval(encoder, collection, note=notes.append)
+        return found.metrics["image_r1"].value, found.data["digest"], "from the cache" in notes[0]
+
+    right = evaluated("a", levels)
+    turned = evaluated("b", [200, 0, 90])
+    assert right[0] == 100 and turned[0] == 0 and right[1] != turned[1] and not turned[2]
+    assert evaluated("a", levels) == (100, right[1], True)
+    assert evaluated("a", [200, 0, 90]) == (0, turned[1], True), "the same pictures in another folder"
+
+
+def test_a_picture_that_cannot_be_read_is_named_also_where_the_others_come_from_the_cache(greys, tmp_path):
+    encoder = Brightness(greys[1])
+    imagenet(tmp_path / "set")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "a.token").write_text("broken.png#0\t5 grey\nwhole.png#0\t200 grey\n")
+    (tmp_path / "whole.png").write_bytes(next(iter(imagenet(tmp_path / "set").items())).sample.encoded("png"))
+    for cached in (False, True):
+        notes = []
+        found = evaluate_retrieval(encoder, open_collection(str(tmp_path / "a.token")), note=notes.append)
+        assert found.passed_over == {"undecodable-image": 1} and found.protocol["captions"] == 1
+        assert ("from the cache" in notes[0]) == cached and "undecodable-image (first: broken)" in notes[1]
+
+
+def test_another_setting_of_the_model_is_another_cache(greys):
+    collection, record = greys
+    kept = []
+    for settings in ({"model.head": "tokens"}, {"model.head": "global"}, {"model.head": "tokens", "train.lr": 1}):
+        encoder = Brightness(SimpleNamespace(**{**vars(record), "settings": settings}))
+        kept.append(features.encode_pictures(encoder, collection).from_cache)
+    assert kept == [False, False, True]
+
+
+def test_words_that_the_model_never_learned_are_named(greys):
+    class Learned(Brightness):
+        def unknown(self, texts):
+            return unknown_words(["90", "200"], texts)
+
+    notes = []
+    found = evaluate_retrieval(Learned(greys[1]), greys[0], note=notes.append)
+    assert found.data["unknown_words"] == {"share": pytest.approx(4 / 6), "words": ["grey", "0"]}
+    assert "66.7 % of the words are unknown to the model: grey, 0" in notes[-1]
+    assert unknown_words([], []) == (0.0, [])

@@ -55,7 +55,7 @@ def test_coco_captions(tmp_path):
     (tmp_path / "captions_val2017.json").write_text(json.dumps(value))
     pictures(tmp_path / "val2017", "000000000007.jpg")
     collection = open_collection(str(tmp_path / "captions_val2017.json"), tmp_path / "val2017")
-    assert read(collection) == {"000000000007": ("seven",)} and collection.passed_over == {"picture-missing": 1}
+    assert read(collection) == {"000000000007": ("seven",)} and collection.passed_over.counts == {"picture-missing": 1}
 
 
 def test_flickr30k_token_file(tmp_path):
@@ -112,16 +112,100 @@ def test_shards_give_all_wordings_and_count_what_has_none(tmp_path):
         writer.write(Sample("b", {"jpg": jpeg(50), "json": {"captions": {"en": "cat"}}}))
     collection = open_collection(str(tmp_path), language="zh")
     for _ in range(2):  # it can be read again
-        assert read(collection) == {"a": ("猫", "小猫")} and collection.passed_over == {"no-caption": 1}
+        assert read(collection) == {"a": ("猫", "小猫")} and collection.passed_over.counts == {"no-caption": 1}
 
 
-def test_the_digest_changes_with_captions_and_pictures(tmp_path):
-    (tmp_path / "a.txt").write_text("x.jpg#0\tone\n")
-    pictures(tmp_path, "x.jpg")
-    first = open_collection(str(tmp_path / "a.txt")).digest
-    assert open_collection(str(tmp_path / "a.txt")).digest == first
-    (tmp_path / "a.txt").write_text("x.jpg#0\ttwo\n")
-    assert open_collection(str(tmp_path / "a.txt")).digest != first
+def test_the_digest_is_that_of_captions_and_of_the_pictures_bytes(tmp_path):
+    def digest(folder="one", caption="first", limit=None):
+        (tmp_path / "a.txt").write_text(f"x.jpg#0\t{caption}\ny.jpg#0\tlast\n")
+        return open_collection(str(tmp_path / "a.txt"), tmp_path / folder).digest(limit)
+
+    pictures(tmp_path / "one", "x.jpg", "y.jpg")
+    pictures(tmp_path / "same", "x.jpg", "y.jpg")
+    pictures(tmp_path / "other", "y.jpg", "x.jpg")  # the same bytes under each other's names
+    first = digest()
+    assert digest() == digest("same") == first
+    assert len({first, digest("other"), digest(caption="second"), digest(limit=1)}) == 4
+    (tmp_path / "one" / "y.jpg").write_bytes(jpeg(99))
+    assert digest(limit=1) != first != digest() and digest(limit=1) == digest("same", limit=1)
+
+
+def test_a_rewritten_table_has_another_digest(tmp_path):
+    (tmp_path / "x_texts.jsonl").write_text(json.dumps({"text": "猫", "image_ids": [1]}))
+    digests = []
+    for value in (60, 60, 90):
+        (tmp_path / "x_imgs.tsv").write_bytes(b"1\t" + base64.b64encode(jpeg(value)))
+        digests.append(open_collection(str(tmp_path / "x_texts.jsonl")).digest())
+    assert digests[0] == digests[1] != digests[2]
+
+
+COCO = {
+    "images": [{"id": 1, "file_name": "a.jpg"}, {"id": "2", "file_name": "b.jpg"}, {"id": 3}, None],
+    "annotations": [
+        {"id": 10, "image_id": "1", "caption": "one"},
+        {"id": 11, "image_id": 2, "caption": " two "},
+        {"id": 12, "image_id": 1, "caption": " "},
+        {"id": 13, "image_id": 77, "caption": "of nothing"},
+        {"id": 14, "image_id": 2, "caption": None},
+        "nonsense",
+    ],
+}
+KARPATHY = {
+    "images": [
+        {"filename": "a.jpg", "split": "test", "sentences": [{"raw": "one"}, {"raw": "  "}]},
+        {"filename": "b.jpg", "split": "test", "sentences": [{"raw": "two"}, {"tokens": ["x"]}]},
+        {"split": "test", "sentences": [{"raw": "of nothing"}]},
+        {"filename": "c.jpg", "split": "test", "sentences": []},
+    ]
+}
+TOKEN = "\ufeffa.jpg#0\tone\na.jpg#1\t\nb.jpg#0\ttwo\nof nothing\n\nb.jpg#1\t \n"
+JSONL = [
+    "{",
+    {"text": "one", "image_ids": ["a"]},
+    {"text": "", "image_ids": ["a"]},
+    {"text": "two", "image_ids": ["b"]},
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "left_out", "first"),
+    [
+        ("c.json", json.dumps(COCO), {"unknown-image": 2, "no-caption": 2}, "annotation 12"),
+        ("k.json", "\ufeff" + json.dumps(KARPATHY), {"no-caption": 3, "no-filename": 1}, "a.jpg"),
+        ("t.token", TOKEN, {"no-caption": 2, "no-caption-line": 1}, "line 2"),
+        (
+            "x_texts.jsonl",
+            "\n".join(line if isinstance(line, str) else json.dumps(line) for line in [*JSONL, {"text": "no picture"}]),
+            {"no-caption-line": 1, "no-caption": 1, "unknown-image": 1},
+            "line 3",
+        ),
+    ],
+)
+def test_entries_that_say_nothing_are_counted_named_and_left_out_in_every_format(tmp_path, name, text, left_out, first):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    pictures(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    (tmp_path / "x_imgs.tsv").write_bytes(b"a\t" + base64.b64encode(jpeg(60)) + b"\nb\t" + base64.b64encode(jpeg(60)))
+    collection = open_collection(str(tmp_path / name))
+    assert read(collection) == {"a": ("one",), "b": ("two",)}
+    assert collection.passed_over.counts == left_out
+    assert collection.passed_over.first["no-caption"] == first
+
+
+def test_lines_end_at_line_feeds_alone(tmp_path):
+    (tmp_path / "a.token").write_text(
+        "a.jpg#0\tone\u2028and two\u0085\r\nb.jpg#0\tthree\r\n", encoding="utf-8", newline=""
+    )
+    pictures(tmp_path, "a.jpg", "b.jpg")
+    assert read(open_collection(str(tmp_path / "a.token"))) == {"a": ("one\u2028and two",), "b": ("three",)}
+
+
+def test_a_name_that_several_pictures_have_is_left_out(tmp_path):
+    (tmp_path / "a.token").write_text("x.jpg#0\tone\ny.jpg#0\ttwo\nz#0\tthree\n")
+    pictures(tmp_path, "one/x.jpg", "other/x.jpg", "one/y.png", "one/z.jpg")
+    collection = open_collection(str(tmp_path / "a.token"))
+    assert read(collection) == {"y": ("two",), "z": ("three",)} and collection.passed_over.counts == {
+        "picture-ambiguous": 1
+    }
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 likeness to the prompt, the CLIP score, by any contrastive checkpoint of lt."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +21,6 @@ from lt.recipes.evaluate.images.pictures import BATCH, PictureSet
 from lt.recipes.judge.judge import Judge, true_points
 from lt.recipes.judge.objective import NEAR, points_found
 
-Measured = tuple[dict[str, Interval], Counter[str]]
 TOLERANCE = 1.0
 """Pixels between edges that count as the same, at the size of the drawn pictures."""
 
@@ -66,20 +68,46 @@ def edge_metrics(scores: Sequence[tuple[float, float]]) -> dict[str, Interval]:
     return dict(zip(("edge_f", "edge_precision", "edge_recall"), found, strict=True))
 
 
-def edge_fidelity(drawn: PictureSet, reference: PictureSet, judge: Judge | None) -> Measured:
-    """The pictures against their own `edge.png`. Raises LtError where no picture has an edge map of its size."""
-    detector, bad = load("edges", "opencv"), Counter[str]()
-    asked = drawn.asked(_edge_map, bad)
-    scores = [edge_scores(detector.edges([sample.picture])[0], wanted) for sample, wanted in asked]
-    if not scores:
-        raise LtError(
-            f"No picture of {drawn.where} has an edge map of its size ({_listed(bad)}).",
-            "Draw with one (lt sample pangu --controls edge), or leave edge out of --controls.",
-        )
-    return edge_metrics(scores), bad
+@dataclass(frozen=True)
+class Control:
+    """How well pictures follow what was asked for.
+
+    Args:
+        ask: a drawn sample and the two sets to what was asked for. Raises SampleError where that is not known.
+        measure: drawn samples with what was asked for (at least one), and the judge (which edges do not need), to metrics.
+        unknown, hint: what to say where it is known of no picture, and what to do.
+    """
+
+    ask: Callable[[Sample, PictureSet, PictureSet], Any]
+    measure: Callable[[Iterable[tuple[Sample, Any]], Judge | None], dict[str, Interval]]
+    unknown: str
+    hint: str
+
+    def check(self, drawn: PictureSet, reference: PictureSet) -> None:
+        """Raises LtError where it is not known of any picture what was asked for."""
+        bad = Counter[str]()
+        if next(self._asked(drawn, reference, bad), None) is None:
+            listed = ", ".join(f"{count:,} {reason}" for reason, count in bad.items()) or "there are none"
+            raise LtError(f"{self.unknown} of any picture of {drawn.where} ({listed}).", self.hint)
+
+    def fidelity(
+        self, drawn: PictureSet, reference: PictureSet, judge: Judge | None
+    ) -> tuple[dict[str, Interval], Counter[str]]:
+        """Metrics, and what was passed over. Raises LtError as `check` does."""
+        self.check(drawn, reference)
+        bad = Counter[str]()
+        return self.measure(self._asked(drawn, reference, bad), judge), bad
+
+    def _asked(self, drawn: PictureSet, reference: PictureSet, bad: Counter[str]) -> Iterator[tuple[Sample, Any]]:
+        return drawn.asked(lambda sample: self.ask(sample, drawn, reference), bad)
 
 
-def _edge_map(sample: Sample) -> np.ndarray:
+def _edge_fidelity(asked: Iterable[tuple[Sample, np.ndarray]], judge: Judge | None) -> dict[str, Interval]:
+    detector = load("edges", "opencv")
+    return edge_metrics([edge_scores(detector.edges([sample.picture])[0], wanted) for sample, wanted in asked])
+
+
+def _edge_map(sample: Sample, drawn: PictureSet, reference: PictureSet) -> np.ndarray:
     """The edges that were asked for, [h, w]. Raises SampleError `no-edge`, `edge-of-another-size`, or what decoding says."""
     if "edge.png" not in sample:
         raise SampleError("no-edge", "there is no edge.png")
@@ -89,48 +117,36 @@ def _edge_map(sample: Sample) -> np.ndarray:
     return wanted if wanted.ndim == 2 else wanted[..., :3].max(-1)
 
 
-def pose_fidelity(drawn: PictureSet, reference: PictureSet, judge: Judge | None) -> Measured:
-    """`pck`. Exact key points are those of the sample itself, or of the sample of the reference that its `json.prompt_of` names.
-
-    Raises:
-        LtError: no exact key points are known of any picture.
-    """
+def _pose_fidelity(
+    asked: Iterable[tuple[Sample, tuple[np.ndarray, np.ndarray]]], judge: Judge | None
+) -> dict[str, Interval]:
+    """`pck`."""
     assert judge
-    found, points, bad = [], [], Counter[str]()
-    asked = drawn.asked(lambda sample: true_points(_source(sample, reference), drawn.own_size[0]), bad)
+    found, points = [], []
     for group in batched(asked, BATCH):
         found.append(judge.key_points([sample.picture for sample, _ in group]))
         points += [known for _, known in group]
-    if not found:
-        raise LtError(
-            f"No exact key points are known of the pictures of {drawn.where} ({_listed(bad)}).",
-            "Name as --reference the shards that they were drawn from (json.prompt_of), or leave pose out of --controls.",
-        )
     true, visible = map(np.stack, zip(*points, strict=True))
-    return {"pck": pck(np.concatenate(found), true, visible, NEAR)}, bad
+    return {"pck": pck(np.concatenate(found), true, visible, NEAR)}
 
 
-def caption_fidelity(drawn: PictureSet, reference: PictureSet, judge: Judge | None) -> Measured:
-    """`said`: percent of the attributes named in the caption that the judge sees, and `said_top_colour` ... of each. What they
-    say is known of figures of the built-in world: of the sample itself, or of its source.
+def _points(sample: Sample, drawn: PictureSet, reference: PictureSet) -> tuple[np.ndarray, np.ndarray]:
+    return true_points(_source(sample, drawn, reference), drawn.own_size[0])
 
-    Raises:
-        LtError: it is known of no picture.
-    """
+
+def _caption_fidelity(asked: Iterable[tuple[Sample, Sample]], judge: Judge | None) -> dict[str, Interval]:
+    """`said`: percent of the attributes named in the caption that the judge sees, and `said_top_colour` ... of each."""
     assert judge
-    bad = Counter[str]()
-    asked = list(drawn.asked(lambda sample: _described(_source(sample, reference)), bad))
-    if not asked:
-        raise LtError(
-            f"What the captions of {drawn.where} say is not known ({_listed(bad)}).",
-            "Name as --reference the figures that they were drawn from (json.prompt_of), or leave caption out of --controls.",
-        )
-    found = text_accuracy(judge, [sample.picture for sample, _ in asked], [source for _, source in asked])
-    return {"said" if name == "all" else f"said_{name}": value for name, value in found.items()}, bad
+    pairs = list(asked)
+    found = text_accuracy(judge, [sample.picture for sample, _ in pairs], [source for _, source in pairs])
+    return {"said" if name == "all" else f"said_{name}": value for name, value in found.items()}
 
 
-CONTROLS = {"edge": edge_fidelity, "pose": pose_fidelity, "caption": caption_fidelity}
-"""Drawn pictures, the reference, and the judge (which edges do not need) to metrics, and what was passed over."""
+def _figure(sample: Sample, drawn: PictureSet, reference: PictureSet) -> Sample:
+    """The figure whose caption it was drawn from: what captions say is known of figures of the built-in world alone."""
+    source = _source(sample, drawn, reference)
+    described(source)
+    return source
 
 
 def text_accuracy(judge: Judge, pictures: Sequence[np.ndarray], samples: Sequence[Sample]) -> dict[str, Interval]:
@@ -174,8 +190,12 @@ def pck(found: np.ndarray, true: np.ndarray, visible: np.ndarray, threshold: flo
     return resampled(100.0 * hits.sum(1), np.asarray(visible, bool).sum(1))[0]
 
 
-def _source(sample: Sample, reference: PictureSet) -> Sample:
-    """The sample that holds exact key points and attributes. Raises SampleError `no-source` if the reference does not have it."""
+def _source(sample: Sample, drawn: PictureSet, reference: PictureSet) -> Sample:
+    """The sample that holds exact key points and attributes: itself, or the one of the reference that its `json.prompt_of` names.
+
+    Raises:
+        SampleError: `no-source` if the reference does not have it.
+    """
     meta = sample.meta if "json" in sample else {}
     if meta.get("keypoints"):
         return sample
@@ -185,13 +205,38 @@ def _source(sample: Sample, reference: PictureSet) -> Sample:
     return reference.shards[key]
 
 
-def _described(source: Sample) -> Sample:
-    described(source)
-    return source
+CONTROLS = {
+    "edge": Control(
+        _edge_map,
+        _edge_fidelity,
+        "There is no edge map of the right size",
+        "Draw with one (lt sample pangu --controls edge), or leave edge out of --controls.",
+    ),
+    "pose": Control(
+        _points,
+        _pose_fidelity,
+        "No exact key points are known",
+        "Name as --reference the shards that they were drawn from (json.prompt_of), or leave pose out of --controls.",
+    ),
+    "caption": Control(
+        _figure,
+        _caption_fidelity,
+        "What the caption says is not known",
+        "Name as --reference the figures that they were drawn from (json.prompt_of), or leave caption out of --controls.",
+    ),
+}
 
 
-def _listed(bad: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in bad.items()) or "it is empty"
+def prompted(drawn: PictureSet, encoder: Encoder, bad: Counter[str]) -> Iterator[tuple[Sample, str]]:
+    """Pictures with their prompts in the encoder's language. Raises LtError where none has one."""
+    asked = drawn.asked(lambda sample: captions_of(sample, encoder.language)[0], bad)
+    first = next(asked, None)
+    if first is None:
+        raise LtError(
+            f"No picture of {drawn.where} has a prompt in {encoder.language!r}, the language of --clip.",
+            "Name a checkpoint of the prompts' language, or leave --clip out.",
+        )
+    return chain([first], asked)
 
 
 def clip_score(drawn: PictureSet, encoder: Encoder) -> tuple[Interval, Counter[str]]:
@@ -206,15 +251,10 @@ def clip_score(drawn: PictureSet, encoder: Encoder) -> tuple[Interval, Counter[s
         LtError: no sample has a prompt in the encoder's language.
     """
     scores, bad = [], Counter[str]()
-    for group in batched(drawn.asked(lambda sample: captions_of(sample, encoder.language)[0], bad), BATCH):
+    for group in batched(prompted(drawn, encoder, bad), BATCH):
         images = encoder.images([encoder.prepared(sample.picture) for sample, _ in group])
         texts = encoder.texts([prompt for _, prompt in group])
         both = (image_similarity(images, texts) + text_similarity(images, texts)) / 2
         scores.append(100 * torch.diagonal(both).clamp(min=0).double().numpy())
-    if not scores:
-        raise LtError(
-            f"No picture of {drawn.where} has a prompt in {encoder.language!r}, the language of --clip.",
-            "Name a checkpoint of the prompts' language, or leave --clip out.",
-        )
     values = np.concatenate(scores)
     return resampled(values, np.ones(len(values)))[0], bad

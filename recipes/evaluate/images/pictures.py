@@ -22,7 +22,8 @@ from lt.recipes.judge.judge import Judge
 
 Answer = TypeVar("Answer")
 BATCH = 32
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
+"""Goes up when pictures are read or prepared otherwise."""
 
 
 Extractor = Judge | Inception
@@ -49,9 +50,13 @@ class PictureSet:
         return open_shards(self.where)
 
     @cached_property
+    def count(self) -> int:
+        """Samples, whether their pictures can be decoded or not."""
+        return min(self.limit or len(self.shards), len(self.shards))
+
+    @cached_property
     def digest(self) -> str:
-        count = len(self.shards)
-        return digest_of([self.shards.digest(), min(self.limit or count, count)])
+        return digest_of([self.shards.digest(), self.count])
 
     @cached_property
     def own_size(self) -> Size:
@@ -127,7 +132,8 @@ def extract(pictures: PictureSet, extractor: Extractor, cache: bool = True) -> E
     Raises:
         LtError: no picture could be used; see `PictureSet.samples`.
     """
-    identity = [_CACHE_VERSION, extractor.digest, pictures.digest, pictures.own_size]
+    how = [extractor.name, extractor.digest, extractor.resize]
+    identity = [_CACHE_VERSION, how, pictures.digest, pictures.own_size]
     path = lt_home() / "features" / f"images-{digest_of(identity)[:40]}.safetensors"
     if cache and path.is_file():
         with safe_open(path, "pt") as file:

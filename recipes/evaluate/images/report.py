@@ -1,8 +1,11 @@
 """`lt eval images`: from drawn pictures and a reference to metrics with intervals, and the protocol that they depend on."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from lt.recipes.evaluate import bootstrap
 from lt.recipes.evaluate.bootstrap import Interval
 from lt.recipes.evaluate.features import Encoder
 from lt.recipes.evaluate.images import distances
-from lt.recipes.evaluate.images.controls import CONTROLS, TOLERANCE, clip_score
+from lt.recipes.evaluate.images.controls import CONTROLS, TOLERANCE, clip_score, prompted
 from lt.recipes.evaluate.images.distances import frechet_distance, kernel_distance, precision_recall, with_interval
 from lt.recipes.evaluate.images.inception import Inception
 from lt.recipes.evaluate.images.pictures import Extractor, PictureSet, extract
@@ -25,11 +28,6 @@ from lt.recipes.system import Note
 
 _FEWEST = 2 * distances.GROUPS
 _Z_95 = 1.96
-
-
-def load_extractor(name: str, note: Note) -> Extractor:
-    """`world`, or a file of Inception's weights. Raises LtError if it cannot be read."""
-    return Judge.load(note) if name == "world" else Inception.load(Path(name))
 
 
 def checked_controls(listed: str) -> list[str]:
@@ -44,41 +42,50 @@ def checked_controls(listed: str) -> list[str]:
 def evaluate_images(
     drawn: PictureSet,
     reference: PictureSet,
-    extractor: Extractor,
+    extractor: str = "world",
     clip: Encoder | None = None,
     controls: Sequence[str] = (),
     cache: bool = True,
     note: Note = print,
 ) -> Evaluation:
-    """Everything that can be said of the drawn pictures.
+    """Everything that can be said of the drawn pictures. What can be refused is refused before the judge is trained.
 
     Args:
         drawn: pictures of one size.
         reference: true pictures, brought to the size of the drawn ones; key points of the samples that were drawn from.
+        extractor: `world`, or a file of Inception's weights.
         clip: what judges pictures against prompts; None = leave it out.
         controls: of `CONTROLS`.
 
     Raises:
-        LtError: too few pictures, pictures of several sizes, nothing to measure a control with ...
+        LtError: too few pictures, pictures of several sizes, nothing to measure a control with, no such weights ...
     """
-    wants_judge = isinstance(extractor, Judge) or {"pose", "caption"} & set(controls)
-    judge = (extractor if isinstance(extractor, Judge) else Judge.load(note)) if wants_judge else None
-    own, other = extract(drawn, extractor, cache), extract(reference, extractor, cache)
-    metrics = _distances(own.features, other.features, extractor, note)
+    _check_counts(drawn.count, reference.count)
+    for name in controls:
+        CONTROLS[name].check(drawn, reference)
+    if clip:
+        prompted(drawn, clip, Counter())
+    judge = Judge.load(note) if extractor == "world" or {"pose", "caption"} & set(controls) else None
+    look = judge if judge and extractor == "world" else Inception.load(Path(extractor))
+    own, other = extract(drawn, look, cache), extract(reference, look, cache)
+    metrics, left_out = _distances(own.features, other.features, look)
     passed_over = {"drawn": own.passed_over, "reference": other.passed_over}
     if clip:
         metrics["clip_score"], passed_over["clip"] = clip_score(drawn, clip)
     for name in (name for name in CONTROLS if name in controls):
-        found, passed_over[name] = CONTROLS[name](drawn, reference, judge)
+        found, passed_over[name] = CONTROLS[name].fidelity(drawn, reference, judge)
         metrics |= found
+    left_out |= {name: "no picture has anything to count" for name, i in metrics.items() if not isfinite(i.value)}
+    for name, why in left_out.items():
+        note(f"  {name} is left out: {why}.")
     width, height = drawn.own_size
     protocol = {
         "pictures": len(own.features),
         "reference": {"digest": reference.digest, "pictures": len(other.features)},
         "prompts": _prompts(drawn, controls),
         "size": f"{width}x{height}",
-        "resize": f"reference to {width}x{height} (bicubic, antialiased, centre crop), then {extractor.resize}",
-        "extractor": {"name": extractor.name, "digest": extractor.digest, "features": own.features.shape[1]},
+        "resize": f"reference to {width}x{height} (bicubic, antialiased, centre crop), then {look.resize}",
+        "extractor": {"name": look.name, "digest": look.digest, "features": own.features.shape[1]},
         "kernel_block": distances.BLOCK,
         "neighbours": distances.NEIGHBOURS,
         "intervals": f"distances: jackknife, {distances.GROUPS} groups; others: bootstrap, {bootstrap.DRAWS} draws",
@@ -87,29 +94,39 @@ def evaluate_images(
     }
     data = {"name": drawn.where, "digest": drawn.digest, "reference": reference.where}
     bad = {f"{where} {reason}": count for where, counts in passed_over.items() for reason, count in counts.items()}
-    return Evaluation("images", metrics, protocol, data, _drawn_by(drawn), bad)
+    metrics = {name: interval for name, interval in metrics.items() if name not in left_out}
+    return Evaluation("images", metrics, protocol, data, _drawn_by(drawn), bad, left_out)
 
 
-def _distances(own: np.ndarray, other: np.ndarray, extractor: Extractor, note: Note) -> dict[str, Interval]:
-    """Distances and precision, recall; the Fréchet distance only where there are more pictures than numbers a feature."""
-    fewest, width = min(len(own), len(other)), own.shape[1]
-    if fewest < _FEWEST:
+def _check_counts(drawn: int, reference: int) -> None:
+    if min(drawn, reference) < _FEWEST:
         raise LtError(
-            f"{len(own):,} drawn and {len(other):,} reference pictures: too few to compare their distributions.",
+            f"{drawn:,} drawn and {reference:,} reference pictures: too few to compare their distributions.",
             f"Draw at least {_FEWEST} (lt sample pangu --count), better some thousands.",
         )
+
+
+def _distances(own: np.ndarray, other: np.ndarray, extractor: Extractor) -> tuple[dict[str, Interval], dict[str, str]]:
+    """Distances and precision, recall; the Fréchet distance only where there are more pictures than numbers a feature.
+
+    Returns:
+        metrics, and why others were left out.
+    """
+    fewest, width = min(len(own), len(other)), own.shape[1]
+    _check_counts(len(own), len(other))
     frechet, kernel = extractor.distances
     metrics: dict[str, Interval] = {}
+    left_out: dict[str, str] = {}
     if fewest - -(-fewest // distances.GROUPS) > width:  # what the jackknife leaves at least
         metrics[frechet] = with_interval(frechet_distance, own, other)
     else:
-        note(
-            f"  {frechet} is left out: {fewest:,} pictures are too few for features of {width:,} numbers; it takes more than "
-            f"{-(-width * distances.GROUPS // (distances.GROUPS - 1)):,} of each set."
+        more = f"{-(-width * distances.GROUPS // (distances.GROUPS - 1)):,}"
+        left_out[frechet] = (
+            f"{fewest:,} pictures are too few for features of {width:,} numbers; it takes more than {more} of each set"
         )
     metrics[kernel] = with_interval(kernel_distance, own, other)
     metrics["precision"], metrics["recall"] = precision_recall(own, other)
-    return metrics
+    return metrics, left_out
 
 
 def _prompts(drawn: PictureSet, controls: Sequence[str]) -> str:
@@ -145,25 +162,39 @@ def _drawn_by(drawn: PictureSet) -> dict[str, Any]:
     return {"stage": made[-1].get("stage"), "digest": made[-1]["model"]} if made else {}
 
 
-def compare(now: Evaluation, other: Path) -> dict[str, Interval]:
-    """What is higher (+) or lower (-) now than in another evaluation's json, as differences with 95 % intervals.
+@dataclass(frozen=True)
+class Before:
+    """What an earlier `lt eval images --json` printed."""
+
+    file: Path
+    protocol: dict[str, Any]
+    metrics: dict[str, Interval]
+
+    @classmethod
+    def read(cls, file: Path) -> "Before":
+        """Raises LtError where the file is no evaluation of pictures."""
+        try:
+            told = json.loads(file.read_text(encoding="utf-8"))
+            return cls(file, dict(told["protocol"]), {k: Interval(**v) for k, v in told["metrics"].items()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LtError(f"Cannot read {file}: {error}.", "Want what `lt eval images --json` printed.") from None
+
+
+def compare(now: Evaluation, before: Before) -> dict[str, Interval]:
+    """What is higher (+) or lower (-) now than before, as differences with 95 % intervals.
 
     The two are taken as independent: drawings of the same prompts are not quite, which makes the intervals too wide.
 
     Raises:
-        LtError: the file is no evaluation of pictures, or its protocol differs; the fields that differ are named.
+        LtError: the protocols differ; the fields that do are named.
     """
-    try:
-        before = json.loads(other.read_text(encoding="utf-8"))
-        protocol, metrics = before["protocol"], {k: Interval(**v) for k, v in before["metrics"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LtError(f"Cannot read {other}: {error}.", "Want what `lt eval images --json` printed.") from None
-    differs = _differences(_flat(protocol), _flat(json.loads(json.dumps(now.protocol))))
+    differs = _differences(_flat(before.protocol), _flat(json.loads(json.dumps(now.protocol))))
     if differs:
         raise LtError(
-            f"The metrics of {other} cannot be compared with these: {'; '.join(differs)}.", "Measure both alike."
+            f"The metrics of {before.file} cannot be compared with these: {'; '.join(differs)}.", "Measure both alike."
         )
-    return {name: _difference(now.metrics[name], metrics[name]) for name in now.metrics if name in metrics}
+    both = [name for name in now.metrics if name in before.metrics]
+    return {name: _difference(now.metrics[name], before.metrics[name]) for name in both}
 
 
 def _difference(now: Interval, before: Interval) -> Interval:

@@ -40,13 +40,20 @@ def test_captions(sample, en, zh, both):
         (read({}, "  "), "en"),
         (read({"captions": {"en": "a cat"}}), "zh"),
         (read({"captions": {"en": "a cat"}, "caption": "a cat"}, "a cat"), "zh"),
-        (read({"captions": {"fr": "un chat"}}), None),
+        (read({"captions": {"fr": "un chat"}}), "en"),
         (read({"captions": 7, "caption": {}}), "en"),
     ],
 )
 def test_a_sample_without_a_caption_is_a_bad_sample(sample, language):
     with pytest.raises(SampleError, match="no-caption"):
         captions_of(sample, language)
+
+
+def test_captions_in_other_languages_alone_serve_who_asks_for_none_and_are_named_to_others():
+    sample = read({"captions": {"fr": ["un chat"], "de": "eine Katze"}})
+    assert captions_of(sample) == ["un chat", "eine Katze"]
+    with pytest.raises(SampleError, match="no caption in 'en', but in de, fr"):
+        captions_of(sample, "en")
 
 
 def test_a_caption_whose_language_is_not_told_stands_apart():
