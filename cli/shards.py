@@ -247,6 +247,10 @@ def reshard(
         note(f"Nothing to do: {done.out} is complete ({_amount(done.samples, done.shards)}).")
     else:
         note(f"{done.out}: {_amount(done.samples, done.shards)}, {done.made:,} of them written now.")
+    if done.rejected and not as_json:
+        note(f"Rejected: {', '.join(f'{count:,} {reason}' for reason, count in done.rejected.items())}.")
+    if done.rejected and not done.samples:
+        raise typer.Exit(1)
 
 
 def _amount(samples: int, shards: int) -> str:

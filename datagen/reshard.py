@@ -1,5 +1,7 @@
 """Cut a set of shards anew, by count or by bytes. Keys, their order, every byte of every field and all rejects stay.
 
+Keys of foreign shards that ours may not hold (`a b`, 120 letters) are changed; the field `key.txt` tells the old one.
+
 Each new shard is a task: it is written whole or not at all, and the same call again makes only what is missing.
 """
 
@@ -16,7 +18,7 @@ from lt.datagen.engine.lock import directory_lock
 from lt.datagen.engine.plan import Task
 from lt.datagen.engine.run import is_finished, sweep
 from lt.datagen.shards.errors import LtError, UsageError
-from lt.datagen.shards.index import is_ours
+from lt.datagen.shards.index import Places, is_ours
 from lt.datagen.shards.manifest import (
     MANIFEST,
     Manifest,
@@ -28,9 +30,9 @@ from lt.datagen.shards.manifest import (
 )
 from lt.datagen.shards.reader import Shard, Shards, open_shards, shard_identity
 from lt.datagen.shards.remote import Location
-from lt.datagen.shards.sample import Reject
+from lt.datagen.shards.sample import FOREIGN_KEY, Reject, our_key
 from lt.datagen.shards.storage import digest_of
-from lt.datagen.shards.tar import footprint
+from lt.datagen.shards.tar import HARMLESS, footprint
 from lt.datagen.shards.writer import ShardWriter, read_rejects
 
 _STEP = "reshard"
@@ -84,7 +86,7 @@ def reshard(
 ) -> Resharded:
     """Write the samples of `where` into the folder `out`, in shards of `samples` samples or at most `max_bytes` bytes.
 
-    What a foreign archive holds that cannot be passed on, and keys that are no valid ones of ours, become rejects.
+    What a foreign archive holds that cannot be passed on becomes rejects.
 
     Args:
         max_bytes: of the samples with their tar headers; a sample that is larger gets a shard of its own.
@@ -153,8 +155,7 @@ def _plan(shards: Shards, samples: int | None, max_bytes: int | None) -> list[Cu
                 )
                 continue
             seen.add(key)
-            size = sum(footprint(f"{key}.{name}", length) for name, (_, length, _) in places.items())
-            last = cuts[-1]
+            size, last = _size(key, places), cuts[-1]
             is_full = last.count == samples or (max_bytes is not None and last.bytes + size > max_bytes)
             if is_full and last.count:
                 cuts.append(Cut(last.number + 1))
@@ -167,7 +168,7 @@ def _plan(shards: Shards, samples: int | None, max_bytes: int | None) -> list[Cu
         cuts[-1].refused += [
             Reject(problem.name or shard.name, problem.reason, problem.detail, stage="read")
             for problem in shard.index.problems
-            if problem.reason != "no-key"
+            if problem.reason not in HARMLESS
         ]
     return cuts
 
@@ -182,6 +183,13 @@ def _with_empty_ones(shards: Shards) -> list[Shard]:
         if location.name not in by_name and location.with_suffix(".json").read_if_present() is not None:
             by_name[location.name] = Shard(location)
     return [by_name[name] for name in sorted(by_name)]
+
+
+def _size(key: str, places: Places) -> int:
+    """Bytes of a sample in its new shard."""
+    kept = our_key(key)
+    more = footprint(f"{kept}.{FOREIGN_KEY}", len(key.encode())) if kept != key else 0
+    return more + sum(footprint(f"{kept}.{name}", size) for name, (_, size, _) in places.items())
 
 
 def _write(cut: Cut, task: Task, out: Path) -> None:
@@ -201,7 +209,7 @@ def _write(cut: Cut, task: Task, out: Path) -> None:
             writer.reject(reject)
         for shard, keys in cut.runs:
             for sample in shard.read_many(keys):
-                writer.write(sample)
+                writer.write(sample.adopted())
             shard.close()
         writer.stages = metrics
 

@@ -17,7 +17,7 @@ from lt.datagen.shards.manifest import Sidecar
 from lt.datagen.shards.remote import Location
 from lt.datagen.shards.storage import digest_of, digest_of_file, lt_home, write_bytes
 
-_FORMAT = 3  # of cached indexes
+_FORMAT = 4  # of cached indexes
 
 Places = dict[str, tuple[int, int, int | None]]
 """Field name to (offset, size, crc32 or None if unknown)."""
@@ -67,7 +67,9 @@ def scan_index(file: BinaryIO, size: int) -> ShardIndex:
     for entry in tar.scan(file, size):
         if isinstance(entry, tar.Problem):
             index.problems.append(entry)
-            if entry.reason in tar.ENDS:
+            if entry.reason == "joined-archive":
+                current = ""  # no sample reaches from one archive into the next
+            elif entry.reason in tar.ENDS:
                 if current in index.samples:
                     _refuse(index, refused, current, "cut-sample", "the archive ends inside or right after this sample")
             elif not tar.unsafe_name(entry.name) and (parts := tar.split_name(entry.name)):

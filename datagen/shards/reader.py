@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from lt.datagen.shards import codec
+from lt.datagen.shards import codec, tar
 from lt.datagen.shards.errors import LtError, ShardError
 from lt.datagen.shards.index import Places, ShardIndex, foreign_content, index_of, is_ours
 from lt.datagen.shards.manifest import MANIFEST, REJECTS_NAME, Manifest, rejects_beside
@@ -55,12 +55,12 @@ class Shard:
     def samples(self, on_bad: OnBad | None = None) -> Iterator[Sample]:
         """All samples in order; `on_bad` gets what must not be passed on, without it the first such raises ShardError.
 
-        A file that belongs to no sample (reason `no-key`, such as a README) is passed over, as stock readers do.
+        What costs no sample (`tar.HARMLESS`: a README, say) is passed over, as stock readers do.
         """
         for problem in self.index.problems:
+            if problem.reason in tar.HARMLESS and (on_bad is None or problem.reason != "no-key"):
+                continue
             if on_bad is None:
-                if problem.reason == "no-key":
-                    continue
                 raise ShardError(f"{self.location}: {problem.name or 'archive'}: {problem.reason} ({problem.detail}).")
             on_bad(Reject(problem.name or self.name, problem.reason, problem.detail, stage="read"))
         yield from self.read_many(self.index.samples, on_bad)

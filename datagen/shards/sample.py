@@ -15,6 +15,7 @@ A sample is a WebDataset sample: files `<key>.<field>` lying next to each other.
 | `camera.npy` | where a rendered picture is seen from |
 | `latent.npy` `embed.npy` `pooled.npy` `codes.npy` | cached tensors, keyed by the digest of what made them |
 | `latent-00.npy` ... | several latents, or the one of a bucket of sizes |
+| `key.txt` | the key that the sample had in foreign shards, where ours may not hold it |
 """
 
 import hashlib
@@ -35,8 +36,9 @@ _FIELD = re.compile(r"[a-z0-9][a-z0-9_\-]*(\.[a-z0-9_\-]+)*")
 _MAX_FIELD_BYTES = 60
 _LAYER = re.compile(r"layer-\d\d\.png")
 _NUMBERED = re.compile(r"layer-\d\d\.png|latent-\d\d\.npy")
+FOREIGN_KEY = "key.txt"
 _FIXED_FIELDS = frozenset(
-    {*codec.PICTURE_FIELDS, "txt", "json", "background.png", "parts.png"}
+    {*codec.PICTURE_FIELDS, "txt", "json", FOREIGN_KEY, "background.png", "parts.png"}
     | {"pose.png", "edge.png", "layout.png", "color.png"}
     | {"source.png", "mask.png", "camera.npy"}
     | {"latent.npy", "embed.npy", "pooled.npy", "codes.npy"}
@@ -77,6 +79,14 @@ def safe_key(text: str) -> str:
     if key == text and len(key) <= MAX_KEY_BYTES:
         return key
     return f"{key[:70]}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+
+
+def our_key(key: str) -> str:
+    """`key`, or one made from it where shards of ours may not hold it."""
+    try:
+        return check_key(key)
+    except SampleError:
+        return safe_key(key)
 
 
 def is_known_field(name: str) -> bool:
@@ -124,6 +134,12 @@ class Sample:
         self._bytes.pop(name, None)
         target = self._bytes if isinstance(value, bytes) else self._values
         target[name] = value
+
+    def adopted(self) -> "Sample":
+        """The sample under a key that shards of ours may hold; the field `key.txt` keeps one that had to go."""
+        if (key := our_key(self.key)) == self.key:
+            return self
+        return Sample(key, {**self._bytes, **self._values, FOREIGN_KEY: self.key.encode()})
 
     def __delitem__(self, name: str) -> None:
         if name not in self:

@@ -12,6 +12,7 @@ from typing import BinaryIO
 BLOCK = 512
 END_OF_ARCHIVE = bytes(2 * BLOCK)
 _MAX_EXTENDED_HEADER = 2**20
+_WINDOW = 2**20
 _NAME_MAX = 100
 _OWNER = b"0000644\0" + b"0000000\0" * 2
 _TIME = b"00000000000\0"
@@ -46,6 +47,10 @@ class Member:
 
 ENDS = frozenset({"missing-end-marker", "truncated-archive", "bad-header", "unsafe-archive"})
 """Reasons that end a scan: the sample before them may be incomplete."""
+
+
+HARMLESS = frozenset({"no-key", "joined-archive", "data-after-end"})
+"""Reasons that cost no sample. What follows the end of an archive is for `verify`: most readers stop there."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -90,8 +95,9 @@ def split_name(name: str) -> tuple[str, str] | None:
 def scan(file: BinaryIO, size: int) -> Iterator[Member | Problem]:
     """Walk the headers of a seekable tar of `size` bytes.
 
-    Yields regular files and, in their place, problems. After a header that cannot be trusted the walk ends with a problem whose
-    reason is in `ENDS`, since no later offset can be trusted either.
+    Yields regular files and, in their place, problems. Archives that follow the first, as `cat` joins them, are walked too.
+    After a header that cannot be trusted the walk ends with a problem whose reason is in `ENDS`, since no later offset can be
+    trusted either.
     """
     position, pax = 0, {}
     while True:
@@ -106,6 +112,18 @@ def scan(file: BinaryIO, size: int) -> Iterator[Member | Problem]:
         if not any(block):
             if size - position < len(END_OF_ARCHIVE):
                 yield Problem("", "missing-end-marker", "the archive ends after one zero block")
+                return
+            after = _next_data(file, position, size)
+            if after is None:
+                return
+            file.seek(after)
+            if _checksum_holds(file.read(BLOCK)):
+                yield Problem(
+                    "", "joined-archive", f"another archive follows at byte {after}: most readers stop before it"
+                )
+                position, pax = after, {}
+                continue
+            yield Problem("", "data-after-end", f"the bytes from {after} on are no archive")
             return
         length = _number(block[124:136])
         if length is None or not _checksum_holds(block):
@@ -148,6 +166,17 @@ def scan(file: BinaryIO, size: int) -> Iterator[Member | Problem]:
             yield Problem(_shown(name), "unsafe-member", reason)
         else:
             yield Member(name.removeprefix("./"), start, length)
+
+
+def _next_data(file: BinaryIO, position: int, size: int) -> int | None:
+    """The first block from `position` on that is not all zero; None where there is none."""
+    while position < size:
+        file.seek(position)
+        data = file.read(_WINDOW)
+        if zeros := data.lstrip(b"\0"):
+            return position + (len(data) - len(zeros)) // BLOCK * BLOCK
+        position += max(len(data), 1)
+    return None
 
 
 def _next(start: int, length: int) -> int:
@@ -195,7 +224,7 @@ def _number(raw: bytes) -> int | None:
 
 
 def _checksum_holds(block: bytes) -> bool:
-    return _number(block[148:156]) == sum(block) - sum(block[148:156]) + 8 * ord(" ")
+    return len(block) == BLOCK and _number(block[148:156]) == sum(block) - sum(block[148:156]) + 8 * ord(" ")
 
 
 def _pax(body: bytes) -> dict[str, str]:

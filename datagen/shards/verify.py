@@ -34,7 +34,7 @@ from lt.datagen.shards.manifest import (
 )
 from lt.datagen.shards.reader import open_shards, span
 from lt.datagen.shards.remote import Location, RangeReader
-from lt.datagen.shards.sample import MAX_KEY_BYTES, Sample, check_key, is_known_field, is_numbered
+from lt.datagen.shards.sample import FOREIGN_KEY, Sample, check_field, check_key, is_known_field, is_numbered
 from lt.datagen.shards.storage import TEMP_MARK
 from lt.datagen.shards.writer import read_rejects
 
@@ -161,8 +161,9 @@ def _rules(locations: list[Location], manifest: Manifest | None, decode: bool) -
 
 
 def _is_required(name: str) -> bool:
-    """Pictures come in one of three formats, layers and latents in any number, and a picture may have no caption."""
-    return name not in codec.PICTURE_FIELDS and name != "txt" and not is_numbered(name)
+    """Pictures come in one of several formats, layers and latents in any number; a picture may have no caption, a sample has
+    mostly kept its key."""
+    return name not in (*codec.PICTURE_FIELDS, "txt", FOREIGN_KEY) and not is_numbered(name)
 
 
 # --- the folder
@@ -370,14 +371,13 @@ class _ShardCheck:
                 return
 
     def _check_keys(self, index: ShardIndex) -> None:
-        for key in index.samples:
-            if index.sidecar is not None:
+        """What commands of ours that write shards would change (keys) or refuse (fields)."""
+        for key, places in index.samples.items():
+            for check, name in ((check_key, key), *((check_field, name) for name in places)):
                 try:
-                    check_key(key)
+                    check(name)
                 except SampleError as error:
                     self.found(key, error.reason, error.detail, error.figure)
-            elif len(key.encode()) > MAX_KEY_BYTES:
-                self.found(key, "key-too-long", f"{len(key.encode())} bytes, the limit is {MAX_KEY_BYTES}", len(key))
 
     def _windows(self, index: ShardIndex) -> Iterator[tuple[int, bytes, list[str]]]:
         """The whole file in pieces (start, bytes, keys of the samples that lie wholly inside)."""

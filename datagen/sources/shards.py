@@ -33,7 +33,7 @@ class ShardSource:
         for sample in self._shards.shards[split].samples(on_bad=bad.append):
             yield from bad
             bad.clear()
-            yield sample
+            yield sample.adopted()
         yield from bad
 
     @cached_property

@@ -120,13 +120,41 @@ def test_foreign_shards_become_ours_and_what_cannot_is_a_reject(tmp_path):
     keys = img2dataset_folder(tmp_path / "in")
     foreign(
         tmp_path / "in" / "00009.tar",
-        [("../x.jpg", b"1"), ("a b.txt", b"2"), ("ok.txt", b"3"), (f"{keys[0]}.txt", b"4")],
+        [("../x.jpg", b"1"), ("ok.txt", b"3"), (f"{keys[0]}.txt", b"4"), ("c.a b", b"5")],
     )
     reshard(tmp_path / "in", tmp_path / "out", samples=5)
     assert fields_of(tmp_path / "out") == [pair for pair in _good(tmp_path / "in") if pair[0] in {*keys, "ok"}]
     assert {(r.key, r.reason) for r in rejects_of(tmp_path / "out")} == {
-        ("../x.jpg", "unsafe-member"), ("a b", "bad-key"), (keys[0], "duplicate-key"),
+        ("../x.jpg", "unsafe-member"), ("c", "bad-field"), (keys[0], "duplicate-key"),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", [{"samples": 2}, {"max_bytes": 3000}])
+def test_keys_that_ours_may_not_hold_are_changed_and_told(tmp_path, rule):
+    keys = ["ünï", "a b", "k" * 120, "猫/a.b/c", "-x", "good/one"]
+    (tmp_path / "in").mkdir()
+    foreign(tmp_path / "in" / "0.tar", [(f"{key}.{name}", key.encode()) for key in keys for name in ("jpg", "txt")])
+    done = reshard(tmp_path / "in", tmp_path / "out", **rule)
+    assert (done.samples, done.rejected) == (6, {})
+    made = list(open_shards(tmp_path / "out"))
+    assert [sample.get("key.txt", sample.key) for sample in made] == keys
+    assert [sample.encoded("jpg").decode() for sample in made] == keys
+    assert {finding.what for finding in verify(tmp_path / "in", decode=False).findings} == {"bad-key", "key-too-long"}
+    assert verify(tmp_path / "out", decode=False).is_good
+    if "max_bytes" in rule:
+        assert all(path.stat().st_size <= 3000 + 20 * 512 for path in (tmp_path / "out").glob("*.tar"))
+
+
+def test_joined_archives_are_read_to_the_end(tmp_path):
+    for number in range(2):
+        foreign(tmp_path / f"{number}.tar", [(f"{number}{name}.txt", b"x") for name in "ab"])
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "both.tar").write_bytes(b"".join((tmp_path / f"{n}.tar").read_bytes() for n in range(2)))
+    done = reshard(tmp_path / "in", tmp_path / "out", samples=10)
+    assert (done.samples, done.rejected) == (4, {})
+    (finding,) = verify(tmp_path / "in").findings
+    assert (finding.what, finding.detail.split(":")[0]) == ("joined-archive", "another archive follows at byte 10240")
+    assert verify(tmp_path / "out").is_good
 
 
 def _good(where) -> list[tuple[str, dict[str, bytes]]]:

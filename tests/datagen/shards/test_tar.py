@@ -192,3 +192,17 @@ def test_a_cut_archive_never_gives_the_sample_it_was_cut_in(cut):
     assert len(data) == 5 * 512
     index = scan_index_of(data[:cut])
     assert not index.samples and index.problems
+
+
+def test_bytes_after_the_end_are_named_and_cost_no_sample():
+    whole = archive(("a.txt", b"1"), ("b.txt", b"2"))
+    index = scan_index_of(whole + b"\0" * 3_000_000 + b"garbage" * 200)
+    assert list(index.samples) == ["a", "b"]
+    assert [problem.reason for problem in index.problems] == ["data-after-end"]
+    assert not scan_index_of(whole + b"\0" * 3_000_000).problems
+
+
+def test_archives_joined_by_cat_are_one():
+    index = scan_index_of(archive(("a.txt", b"1")) * 2 + archive(("b.txt", b"22"), ("c.txt", b"3")))
+    assert list(index.samples) == ["b", "c"]
+    assert sorted(problem.reason for problem in index.problems) == ["joined-archive"] * 2 + ["non-contiguous-key"]
