@@ -8,7 +8,9 @@ import typer
 from lt.cli.output import JsonOption, note, print_json, progress_bar
 
 if TYPE_CHECKING:
-    from lt.datagen.shards import Reject
+    from collections.abc import Iterator
+
+    from lt.datagen.shards import Reject, Sample, Shards
 
 Where = typer.Argument(help="Folder, .tar, brace pattern or URL.")
 Limit = typer.Option(None, "--limit", min=1, help="Only the first so many samples.", show_default="all")
@@ -29,7 +31,7 @@ def export(
     from lt.datagen.shards import open_shards
 
     shards = open_shards(where)
-    samples = (shards[key] for key in keys) if keys else shards
+    samples = _picked(shards, keys) if keys else shards.samples_and_rejects()
     total = len(keys) or min(len(shards), limit or len(shards))
     with progress_bar("export", "samples") as show:
         done = library.export(islice(samples, limit), out, kind, lambda number: show(number, total))
@@ -42,6 +44,19 @@ def export(
         note(f"{done.written:,} samples written to {out}{present}, {len(done.rejects):,} could not be.")
     if done.rejects:
         raise typer.Exit(1)
+
+
+def _picked(shards: "Shards", keys: list[str]) -> "Iterator[Sample | Reject]":
+    """The samples of these keys; an unknown one is an error, a damaged one a reject."""
+    from lt.datagen.shards import Reject, ShardError
+
+    for key in keys:
+        try:
+            yield shards[key]
+        except ShardError as error:
+            if key not in shards:
+                raise
+            yield Reject(key, "damaged-bytes", error.message)
 
 
 def page(
@@ -66,6 +81,8 @@ def page(
         print_json({"index": str(built.index), "samples": built.samples, "rejects": len(built.rejects)})
     else:
         note(f"{built.samples:,} samples on {built.index} (open it in a browser).")
+    if built.rejects and not built.samples:
+        raise typer.Exit(1)
 
 
 def _report(rejects: "list[Reject]", most: int = 5) -> None:

@@ -83,6 +83,8 @@ def ls(
         print_json([dict(zip(("key", "fields", "caption"), row, strict=True)) for row in rows])
     else:
         print_table(["key", "fields", "caption"], rows)
+    if bad and not rows:
+        raise typer.Exit(1)
 
 
 def _caption(sample) -> str:
@@ -111,7 +113,10 @@ def show(
     sample = open_shards(where)[key]
     if field is not None:
         written = extract(sample, field, out)
-        note(f"{written}: {_size(written.stat().st_size)}")
+        if as_json:
+            print_json({"file": str(written), "bytes": written.stat().st_size})
+        else:
+            note(f"{written}: {_size(written.stat().st_size)}")
         return
     if out is not None:
         raise UsageError("--out needs --field.", f"Fields of {key}: {', '.join(sample.fields)}.")

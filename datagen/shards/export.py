@@ -14,9 +14,10 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
+from lt import __version__
 from lt.datagen.shards import codec
-from lt.datagen.shards.captions import captions_by_language, main_caption
-from lt.datagen.shards.compose import alpha_box
+from lt.datagen.shards.captions import captions_by_language, main_caption, texts_of
+from lt.datagen.shards.compose import alpha_box, over
 from lt.datagen.shards.errors import LtError, SampleError, UsageError
 from lt.datagen.shards.sample import Reject, Sample, safe_key
 from lt.datagen.shards.storage import atomic_file, write_bytes, write_json
@@ -24,6 +25,7 @@ from lt.datagen.shards.storage import atomic_file, write_bytes, write_json
 _ORA_VERSION = "0.0.3"
 _THUMBNAIL = 256  # pixels, the largest side the OpenRaster specification allows
 _NAME_LENGTH = 60
+_PSD_SIDE = 30_000  # pixels, the largest that the format knows
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,13 @@ class Exported:
     rejects: list[Reject] = field(default_factory=list)
 
 
-def export(samples: Iterable[Sample], out: Path, kind: str, progress: Callable[[int], None] | None = None) -> Exported:
+def export(
+    samples: Iterable[Sample | Reject], out: Path, kind: str, progress: Callable[[int], None] | None = None
+) -> Exported:
     """Write `samples` below `out` as `kind`: png | ora | psd | coco. Files that are there already are left as they are.
 
     Args:
+        samples: rejects among them, which could not be read, are passed on with those that cannot be exported.
         progress: called with the number of samples seen so far.
 
     Raises:
@@ -60,6 +65,9 @@ def export(samples: Iterable[Sample], out: Path, kind: str, progress: Callable[[
     done, coco = Exported(out), _Coco()
     for number, sample in enumerate(samples, 1):
         try:
+            if isinstance(sample, Reject):
+                done.rejects.append(sample)
+                continue
             name = safe_key(sample.key)
             target = (
                 out / "images" / f"{name}.{sample.picture_field}" if kind == "coco" else out / f"{name}{_SUFFIX[kind]}"
@@ -89,21 +97,41 @@ def layers_of(sample: Sample) -> list[Layer]:
         raise SampleError("no-layers", f"no background.png among {sample.fields}")
     layers = [Layer("background", _rgba(sample["background.png"]), 0, 0)]
     for number, (name, entry) in enumerate(zip(sample.layer_fields, _described(sample), strict=True)):
-        pixels = sample[name]
-        if pixels.ndim != 3 or pixels.shape != (*layers[0].pixels.shape[:2], 4):
-            raise SampleError("bad-layer", f"{name} is {list(pixels.shape)}, want RGBA of the background's size")
+        pixels = _layer(sample, name, layers[0].pixels)
         if box := alpha_box(pixels[:, :, 3]):
             x, y, width, height = box
             layers.append(Layer(_layer_name(entry, number), pixels[y : y + height, x : x + width], x, y))
     return layers
 
 
+def merged(layers: list[Layer]) -> np.ndarray:
+    """What the layers give, the first of which fills the canvas: uint8 RGB [h, w, 3], as `compose.composite`."""
+    picture = layers[0].pixels[:, :, :3].copy()
+    for layer in layers[1:]:
+        height, width = layer.pixels.shape[:2]
+        over(picture[layer.y : layer.y + height, layer.x : layer.x + width], layer.pixels)
+    return picture
+
+
+def _layer(sample: Sample, name: str, canvas: np.ndarray) -> np.ndarray:
+    pixels = sample[name]
+    if pixels.shape != (*canvas.shape[:2], 4):
+        raise SampleError("bad-layer", f"{name} is {list(pixels.shape)}, want RGBA of {_sides(canvas)} pixels")
+    return pixels
+
+
+def _sides(pixels: np.ndarray) -> str:
+    return f"{pixels.shape[1]}x{pixels.shape[0]}"
+
+
 def _before_and_after(sample: Sample) -> list[Layer]:
     """What was edited, and over it the result where it may differ."""
-    result, mask = _rgba(sample.picture), sample["mask.png"]
-    if mask.shape == result.shape[:2]:
+    source, result, mask = _rgba(sample["source.png"]), _rgba(sample.picture), sample.get("mask.png")
+    if result.shape != source.shape:
+        raise SampleError("wrong-size", f"source.png is {_sides(source)}, the picture {_sides(result)}")
+    if mask is not None and mask.shape == result.shape[:2]:
         result = np.dstack([result[:, :, :3], mask])
-    return [Layer("source", _rgba(sample["source.png"]), 0, 0), Layer("result", result, 0, 0)]
+    return [Layer("source", source, 0, 0), Layer("result", result, 0, 0)]
 
 
 def write_png_folder(sample: Sample, folder: Path) -> None:
@@ -116,7 +144,7 @@ def write_png_folder(sample: Sample, folder: Path) -> None:
         write_bytes(folder / stem, sample.encoded(name), durable=False)
     if caption := main_caption(sample):
         write_bytes(folder / "caption.txt", caption.encode(), durable=False)
-    write_json(folder / "sample.json", sample.meta)
+    write_json(folder / "sample.json", sample.readable("json"))
 
 
 def write_ora(sample: Sample, path: Path) -> None:
@@ -133,8 +161,9 @@ def write_ora(sample: Sample, path: Path) -> None:
         ElementTree.SubElement(
             stack, "layer", {"name": layer.name, "src": source, "composite-op": "svg:src-over", **place}
         )
-    files.append(("mergedimage.png", codec.encode_image(sample.picture, "png")))
-    files.append(("Thumbnails/thumbnail.png", codec.encode_image(_thumbnail(sample.picture), "png")))
+    whole = merged(layers)
+    files.append(("mergedimage.png", codec.encode_image(whole, "png")))
+    files.append(("Thumbnails/thumbnail.png", codec.encode_image(_thumbnail(whole), "png")))
     with atomic_file(path) as file, zipfile.ZipFile(file, "w") as archive:
         # first and not compressed, so that `file` knows it
         archive.writestr(zipfile.ZipInfo("mimetype"), "image/openraster")
@@ -144,13 +173,18 @@ def write_ora(sample: Sample, path: Path) -> None:
 
 
 def write_psd(sample: Sample, path: Path) -> None:
-    """One layered Photoshop file with the picture as its merged image."""
+    """One layered Photoshop file with what the layers give as its merged image."""
     try:
         from psd_tools import PSDImage
     except ImportError:
         raise LtError("Writing PSD needs psd-tools.", "pip install 'lt-toolkit[export]'") from None
     layers = layers_of(sample)
-    document = PSDImage.frompil(Image.fromarray(_rgba(sample.picture)))  # in an RGB document alpha would become a mask
+    whole = _rgba(merged(layers))
+    if max(whole.shape) > _PSD_SIDE:
+        raise SampleError(
+            "too-large-for-psd", f"{_sides(whole)} pixels, a side has {_PSD_SIDE:,} at most", max(whole.shape)
+        )
+    document = PSDImage.frompil(Image.fromarray(whole))  # in an RGB document alpha would become a mask
     for layer in layers:
         made = document.create_pixel_layer(Image.fromarray(layer.pixels), "layer", layer.y, layer.x)
         made.name = layer.name  # also as Unicode: the name given at creation may hold MacRoman only
@@ -175,8 +209,9 @@ class _Coco:
 
     def add(self, sample: Sample, image: int, name: str) -> None:
         """Add what is told of the picture `image`, whose file is called `name`. Raises SampleError; nothing is added then."""
-        height, width = sample.picture.shape[:2]
-        found = list(self._instances(sample, image))
+        picture = sample.picture
+        height, width = picture.shape[:2]
+        found = list(self._instances(sample, image, picture))
         said = [
             {"image_id": image, "caption": text, "language": language or "en"}
             for language, texts in captions_by_language(sample).items()
@@ -188,13 +223,18 @@ class _Coco:
 
     def save(self, folder: Path) -> None:
         categories = [{"id": number, "name": name, "supercategory": ""} for name, number in self._categories.items()]
-        instances = {"images": self._images, "annotations": self._annotations, "categories": categories}
+        told = {
+            "info": {"description": "exported by lt", "version": __version__},
+            "licenses": [],
+            "images": self._images,
+        }
+        instances = {**told, "annotations": self._annotations, "categories": categories}
         write_json(folder / "instances.json", instances)
-        write_json(folder / "captions.json", {"images": self._images, "annotations": self._captions})
+        write_json(folder / "captions.json", {**told, "annotations": self._captions})
 
-    def _instances(self, sample: Sample, image: int) -> Iterator[dict[str, Any]]:
+    def _instances(self, sample: Sample, image: int, picture: np.ndarray) -> Iterator[dict[str, Any]]:
         for name, entry in zip(sample.layer_fields, _described(sample), strict=True):
-            mask = sample[name][:, :, 3] >= 128
+            mask = _layer(sample, name, picture)[:, :, 3] >= 128
             if box := alpha_box(mask):
                 category = str(entry.get("category") or "object")
                 yield {
@@ -209,7 +249,7 @@ class _Coco:
 
 def _described(sample: Sample) -> list[dict[str, Any]]:
     """What `json.layers` tells of each layer; {} where it tells nothing."""
-    told = [entry if isinstance(entry, dict) else {} for entry in sample.meta.get("layers") or []]
+    told = [entry if isinstance(entry, dict) else {} for entry in sample.listed("layers")]
     return [*told, *({} for _ in sample.layer_fields)][: len(sample.layer_fields)]
 
 
@@ -222,9 +262,9 @@ def run_lengths(mask: np.ndarray) -> list[int]:
 
 
 def _layer_name(entry: dict[str, Any], number: int) -> str:
-    caption = entry.get("caption") or {}
-    text = caption.get("en") if isinstance(caption, dict) else caption
-    shown = "".join(char for char in str(text or entry.get("category") or "") if char.isprintable())
+    caption = entry.get("caption")
+    said = texts_of(caption.get("en") if isinstance(caption, dict) else caption) or texts_of(entry.get("category"))
+    shown = "".join(char for char in "".join(said[:1]) if char.isprintable())
     return f"{number:02d} {shown}"[:_NAME_LENGTH].strip()
 
 

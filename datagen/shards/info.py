@@ -24,7 +24,8 @@ class FieldMetrics:
 class Info:
     """The metrics of a set. What only our manifest states (pipeline, settings ...) is empty for foreign shards.
 
-    `problems` counts by reason what readers refuse to pass on; `bytes` are those of the tars.
+    `problems` counts by reason what readers refuse to pass on, `wrong-size` the tars that are not as long as they were written;
+    `bytes` are those of the tars.
     """
 
     where: str
@@ -57,26 +58,31 @@ def describe(where: str | Path) -> Info:
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     problems: Counter[str] = Counter()
+    total = 0
     for shard in shards.shards:
         problems.update(problem.reason for problem in shard.index.problems)
         for places in shard.index.samples.values():
             counts.update(places.keys())
             sizes.update({name: size for name, (_, size, _) in places.items()})
+        sidecar, length = shard.index.sidecar, shard.location.stat()[0]
+        if sidecar is not None and sidecar.bytes != length:
+            problems["wrong-size"] += 1
+        total += length
     stages, rejected = _metrics(shards)
     told = manifest or Manifest(pipeline="")
     return Info(
         where=str(where),
         ours=manifest is not None or any(shard.index.sidecar for shard in shards.shards),
         pipeline=told.pipeline,
-        complete=manifest.complete if manifest else None,
+        complete=manifest.complete and not problems["wrong-size"] if manifest else None,
         shards=len(shards.shards),
         samples=len(shards),
-        bytes=sum(shard.location.stat()[0] for shard in shards.shards),
+        bytes=total,
         digest=shards.digest() if all(shard.index.sidecar for shard in shards.shards) else "",
         fields=[FieldMetrics(name, counts[name], sizes[name], is_known_field(name)) for name in sorted(counts)],
         stages=stages,
         rejected=rejected,
-        problems=dict(problems.most_common()),
+        problems={reason: count for reason, count in problems.most_common() if count},
         licences=told.licences,
         settings=told.settings,
         inputs=told.inputs,

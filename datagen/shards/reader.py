@@ -131,6 +131,15 @@ class Shards:
             yield from passing.samples(on_bad)
             passing.close()
 
+    def samples_and_rejects(self) -> Iterator[Sample | Reject]:
+        """All samples in order, and in their place what must not be passed on."""
+        bad: list[Reject] = []
+        for sample in self.samples(on_bad=bad.append):
+            yield from bad
+            bad.clear()
+            yield sample
+        yield from bad
+
     def keys(self) -> Iterator[str]:
         for shard in self.shards:
             yield from shard.keys
@@ -159,17 +168,23 @@ class Shards:
     def __str__(self) -> str:
         return str(self.root or "these shards")
 
-    def rejects(self, key: str | None = None) -> Iterator[tuple[str, Reject]]:
+    def rejects(self, key: str | None = None, on_bad: OnBad | None = None) -> Iterator[tuple[str, Reject]]:
         """(name of the rejects file, reject) of all that was dropped on the way, or only of one key.
 
         Raises:
-            LtError: a rejects file is damaged.
+            LtError: a rejects file is damaged, and there is no `on_bad` to hear of it.
         """
         from lt.datagen.shards.writer import read_rejects
 
         for location in self._reject_files():
-            for reject in read_rejects(location, key):
-                yield location.name, reject
+            try:
+                found = read_rejects(location, key)
+            except LtError as error:
+                if on_bad is None:
+                    raise
+                on_bad(Reject(location.name, "damaged-rejects", error.message, stage="read"))
+                continue
+            yield from ((location.name, reject) for reject in found)
 
     def _reject_files(self) -> list[Location]:
         if self.root is not None and not self.root.name.endswith(".tar"):

@@ -171,6 +171,12 @@ class Sample:
         except SampleError:
             return None
 
+    def listed(self, name: str) -> list[Any]:
+        """The list `json.<name>`; empty where json tells none, or holds something else there, as foreign json may."""
+        meta = self.readable("json")
+        told = meta.get(name) if isinstance(meta, dict) else None
+        return told if isinstance(told, list) else []
+
     def encoded(self, name: str) -> bytes:
         """The bytes of a field. Raises SampleError if its value cannot be encoded, KeyError if there is none."""
         is_stale = name in self._values and (name not in self._bytes or codec.kind_of(name) == "json")

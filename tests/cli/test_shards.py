@@ -134,3 +134,54 @@ def test_a_closed_pipe_is_no_error(folder):
     program = Path(sys.executable).with_name("lt")
     done = subprocess.run(f"{program} shards show {folder} cat | head -1", shell=True, capture_output=True, text=True)
     assert "Traceback" not in done.stderr
+
+
+def test_nothing_readable_is_no_success(lt, tmp_path):
+    with (tmp_path / "cut.tar").open("wb") as file:
+        foreign(tmp_path / "whole.tar", [("a.jpg", b"broken")])
+        file.write((tmp_path / "whole.tar").read_bytes()[:700])
+    assert "cut-sample" in lt("shards", "ls", tmp_path / "cut.tar", code=1).stderr
+    told = lt("shards", "page", tmp_path / "whole.tar", "--out", tmp_path / "page", code=1)
+    assert "undecodable-image" in told.stderr and "0 samples" in told.stderr
+
+
+def test_export_goes_on_after_a_damaged_sample(lt, folder, tmp_path):
+    tar = folder / "shard-000000.tar"
+    tar.write_bytes(tar.read_bytes().replace(b"a cat", b"a rat"))
+    told = lt("shards", "export", folder, "--format", "png", "--out", tmp_path / "out", code=1)
+    assert "cat: damaged-bytes" in told.stderr and (tmp_path / "out" / "dog").is_dir()
+    told = lt(
+        "shards", "export", folder, "--format", "png", "--out", tmp_path / "x", "--key", "cat", "--key", "dog", code=1
+    )
+    assert (tmp_path / "x" / "dog").is_dir()
+    assert (
+        "No sample 'cow'"
+        in lt("shards", "export", folder, "-f", "png", "--out", tmp_path / "y", "--key", "cow", code=1).stderr
+    )
+
+
+def test_captions_with_half_a_surrogate_pair_are_shown_and_exported(lt, tmp_path):
+    members = [("0.png", Sample("0", {"png": picture()}).encoded("png")), ("0.json", b'{"caption": "a cat \\ud83d"}')]
+    foreign(tmp_path / "a.tar", members)
+    assert "a cat \ufffd" in lt("shards", "ls", tmp_path / "a.tar").stdout
+    assert json.loads(lt("shards", "show", tmp_path / "a.tar", "0", "--json").stdout)["json"] == {
+        "caption": "a cat \ufffd"
+    }
+    lt("shards", "export", tmp_path / "a.tar", "--format", "coco", "--out", tmp_path / "out")
+    assert "a cat \ufffd" in (tmp_path / "out/annotations/captions.json").read_text()
+    assert "invalid-unicode" in lt("shards", "verify", tmp_path / "a.tar", code=1).stdout
+
+
+def test_jpeg_is_a_name_of_pictures(lt, tmp_path):
+    foreign(tmp_path / "a.tar", [("0.jpeg", Sample("0", {"jpg": picture()}).encoded("jpg")), ("0.txt", b"a cat")])
+    (sample,) = open_shards(tmp_path / "a.tar")
+    assert (sample.picture_field, sample.picture.shape) == ("jpeg", (6, 8, 3))
+    lt("shards", "verify", tmp_path / "a.tar")
+    lt("shards", "page", tmp_path / "a.tar", "--out", tmp_path / "page")
+
+
+def test_what_resharding_drops_is_told(lt, tmp_path):
+    foreign(tmp_path / "a.tar", [("ünï.txt", b"1"), ("b.x y", b"2")])
+    told = lt("shards", "reshard", tmp_path / "a.tar", "--samples", 5, "--out", tmp_path / "out")
+    assert "1 sample in 1 shard" in told.stderr and "Rejected: 1 bad-field." in told.stderr
+    assert next(iter(open_shards(tmp_path / "out")))["key.txt"] == "ünï"

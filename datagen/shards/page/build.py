@@ -75,7 +75,8 @@ def build_page(
             progress(built.samples)
     if chunk:
         _write_chunk(out, built.samples // CHUNK, chunk)
-    rejects = [*(reject for _, reject in shards.rejects()), *built.rejects]
+    stored = [reject for _, reject in shards.rejects(on_bad=built.rejects.append)]
+    rejects = [*stored, *built.rejects]
     _write_data(out / "data" / "rejects.js", "rejects", [_reject_row(reject) for reject in rejects[:_MOST_REJECTS]])
     _write_data(out / "data" / "index.js", "index", _summary(shards, title, index, rejects))
     for name in _STATIC:
@@ -114,7 +115,8 @@ def _draw(sample: Sample, number: int, out: Path) -> dict[str, Any]:
     for suffix, pixels in views.items():
         _write_webp(folder / f"{number}{suffix}.webp", pixels, scale)
     _write_webp(folder / f"{number}-thumb.webp", picture, min(1.0, _THUMBNAIL / max(width, height)))
-    meta, captions = sample.meta, captions_by_language(sample)
+    meta, captions = sample.readable("json"), captions_by_language(sample)
+    meta = meta if isinstance(meta, dict) else {"json": meta} if meta is not None else {}
     return {
         "key": sample.key,
         "texts": [_joined(captions, UNTOLD, "en"), _joined(captions, "zh")],
@@ -122,10 +124,10 @@ def _draw(sample: Sample, number: int, out: Path) -> dict[str, Any]:
         "image": f"images/{number // CHUNK:04d}/{number}",
         "size": [width, height],
         "views": [suffix for suffix in views if suffix],
-        "layers": meta.get("layers") or [],
-        "boxes": _boxes(meta),
+        "layers": [layer if isinstance(layer, dict) else {} for layer in sample.listed("layers")],
+        "boxes": _boxes(sample),
         "fields": sample.fields,
-        "lineage": meta.get("lineage") or [],
+        "lineage": [step for step in sample.listed("lineage") if isinstance(step, dict)],
         "meta": {name: value for name, value in meta.items() if name not in ("lineage", "layers")},
     }
 
@@ -135,10 +137,10 @@ def _view_fields(sample: Sample) -> list[str]:
     return (["background.png"] if "background.png" in sample else []) + sample.layer_fields + extra
 
 
-def _boxes(meta: dict[str, Any]) -> list[list[Any]]:
+def _boxes(sample: Sample) -> list[list[Any]]:
     """[label, x, y, width, height] in pixels of every layer, or of every instance where there are no layers."""
     found = []
-    for entry in meta.get("layers") or meta.get("instances") or []:
+    for entry in sample.listed("layers") or sample.listed("instances"):
         box = entry.get("bbox") if isinstance(entry, dict) else None
         if (
             isinstance(box, list)

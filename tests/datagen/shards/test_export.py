@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lt.datagen.shards import Sample, UsageError
+from lt.datagen.shards import Reject, Sample, UsageError
 from lt.datagen.shards.compose import composite
 from lt.datagen.shards.export import export, run_lengths
 
@@ -137,3 +137,70 @@ def test_hostile_keys_stay_inside_the_folder(tmp_path):
 def test_unknown_format_lists_the_known_ones(tmp_path):
     with pytest.raises(UsageError, match="png, ora, psd, coco"):
         export([], tmp_path, "tiff")
+
+
+def test_the_merged_picture_is_what_the_layers_give(tmp_path):
+    """A photograph's layers give it within a tolerance only: viewers must see the same with and without reading layers."""
+    sample = layered()
+    whole = sample["png"]
+    sample["png"] = np.roll(whole, 1, axis=0)
+    export([sample], tmp_path, "ora")
+    export([sample], tmp_path, "psd")
+    with zipfile.ZipFile(tmp_path / "s1.ora") as archive:
+        assert np.array_equal(np.asarray(Image.open(archive.open("mergedimage.png"))), whole)
+    with Image.open(tmp_path / "s1.psd") as opened:
+        assert np.abs(np.asarray(opened.convert("RGB")).astype(int) - whole).max() <= 1
+
+
+def test_the_merged_picture_of_an_edit_shows_the_result_where_it_may_differ(tmp_path):
+    rng = np.random.default_rng(1)
+    before, after = (rng.integers(0, 256, (5, 7, 3), np.uint8) for _ in range(2))
+    mask = np.zeros((5, 7), np.uint8)
+    mask[:, :3] = 255
+    export([Sample("e", {"png": after, "source.png": before, "mask.png": mask})], tmp_path, "ora")
+    with zipfile.ZipFile(tmp_path / "e.ora") as archive:
+        whole = np.asarray(Image.open(archive.open("mergedimage.png")))
+    assert np.array_equal(whole, np.where(mask[:, :, None] > 0, after, before))
+
+
+def test_what_a_psd_cannot_hold_is_a_reject(tmp_path):
+    flat = np.zeros((151, 30_001, 3), np.uint8)
+    done = export([Sample("w", {"png": flat, "background.png": flat}), layered()], tmp_path, "psd")
+    assert ([(r.key, r.reason, r.figure) for r in done.rejects], done.written) == (
+        [("w", "too-large-for-psd", 30_001)],
+        1,
+    )
+
+
+@pytest.mark.parametrize("kind", ["png", "ora", "psd", "coco"])
+def test_a_bad_sample_does_not_stop_the_others(tmp_path, kind):
+    thin = layered("thin")
+    thin["layer-00.png"] = thin["layer-00.png"][:, :, :3]
+    broken = encoded(layered("broken"))
+    broken["png"] = broken["background.png"] = b"broken"
+    done = export([layered("a"), Reject("lost", "damaged-bytes"), thin, broken, layered("z")], tmp_path, kind)
+    kept = {"png": {"thin", "broken"}, "coco": set()}.get(kind, set())
+    assert done.written == 2 + len(kept)
+    assert {r.key for r in done.rejects} == {"lost", "thin", "broken"} - kept
+
+
+@pytest.mark.parametrize(
+    "meta", [{"layers": 12}, {"layers": ["cat"], "captions": [["a"], 3]}, [1], 7, {"layers": [{"caption": 5}]}]
+)
+@pytest.mark.parametrize("kind", ["png", "ora", "coco"])
+def test_json_of_other_shapes_is_passed_over(tmp_path, kind, meta):
+    sample = layered()
+    sample["json"] = meta
+    done = export([encoded(sample)], tmp_path, kind)
+    assert (done.written, done.rejects) == (1, [])
+
+
+def test_coco_holds_what_pycocotools_asks_for(tmp_path, capsys):
+    coco_module = pytest.importorskip("pycocotools.coco")
+    export([layered()], tmp_path, "coco")
+    for name in ("instances", "captions"):
+        coco = coco_module.COCO(str(tmp_path / f"annotations/{name}.json"))
+        coco.info()
+        assert "description: exported by lt" in capsys.readouterr().out
+    result = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 3, 3], "score": 0.5}
+    assert len(coco_module.COCO(str(tmp_path / "annotations/instances.json")).loadRes([result]).anns) == 1

@@ -201,3 +201,22 @@ def test_samples_that_cannot_be_drawn_are_rejects_and_shift_nothing(tmp_path):
     text = (tmp_path / "out/data/index.js").read_text()
     row = json.loads(text.removeprefix("ltPage.index(").removesuffix(");\n"))["samples"][0]
     assert row[0] == "scene-000000" and (tmp_path / "out" / f"{row[3]}-thumb.webp").is_file()
+
+
+def test_a_damaged_rejects_file_and_json_of_other_shapes_do_not_block_the_page(tmp_path):
+    with ShardWriter(tmp_path / "in" / "shard-000000.tar") as writer:
+        for key, meta in (("a", {"layers": 12, "lineage": 3, "instances": {}}), ("b", [1]), ("c", {"layers": ["x"]})):
+            writer.write(Sample(key, {"png": np.zeros((4, 4, 3), np.uint8), "json": meta}))
+        writer.reject(Reject("lost", "too-small"))
+    (tmp_path / "in" / "rejects-000000.parquet").write_bytes(b"PAR1 broken")
+    built = build_page(open_shards(str(tmp_path / "in")), tmp_path / "out", "x")
+    assert (built.samples, built.index.is_file()) == (3, True)
+    assert [(r.key, r.reason) for r in built.rejects] == [("rejects-000000.parquet", "damaged-rejects")]
+    text = (tmp_path / "out/data/samples-0000.js").read_text()
+    _, entries = json.loads(text.removeprefix("ltPage.chunk(").removesuffix(");\n"))
+    assert [(entry["layers"], entry["lineage"], entry["boxes"]) for entry in entries] == [
+        ([], [], []),
+        ([], [], []),
+        ([{}], [], []),
+    ]
+    assert entries[1]["meta"] == {"json": [1]}

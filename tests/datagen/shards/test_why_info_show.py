@@ -214,3 +214,10 @@ def test_a_flipped_byte_anywhere_gives_a_message_never_a_traceback(tmp_path_fact
     for ask in asks:
         with contextlib.suppress(LtError):
             ask()
+
+
+def test_a_shard_that_is_not_as_long_as_it_was_written_is_not_complete(folder):
+    assert describe(folder).complete is True
+    (folder / "shard-000001.tar").write_bytes(b"")
+    info = describe(folder)
+    assert (info.complete, info.problems) == (False, {"wrong-size": 1})
