@@ -29,12 +29,12 @@ _COCO = Path("data/coco")
 
 @app.command(epilog="Example: lt datagen layers --src photos")
 def layers(
-    folder: str = typer.Argument(None, help="With --src folder or shards: where they are.", show_default=False),
-    src: str = typer.Option("photos", "--src", help="photos | coco | folder | shards"),
-    root: Path = typer.Option(
-        None, "--root", help="With --src coco: the folder with annotations/.", show_default=str(_COCO)
+    where: str = typer.Argument(None, help="A folder of pictures, COCO, or shards.", show_default=False),
+    src: str = typer.Option(
+        None, "--src", help="photos | coco | folder | shards", show_default="what WHERE holds; else photos"
     ),
-    split: str = typer.Option("val2017", "--split", help="With --src coco: which split."),
+    root: Path = typer.Option(None, "--root", help="With --src coco: its folder, as WHERE.", show_default=str(_COCO)),
+    split: str = typer.Option(None, "--split", help="With --src coco: which split.", show_default="val2017"),
     limit: int = Limit,
     settings: list[str] = typer.Option([], "--set", help="A setting of a stage, as name=value; see --show."),
     show: bool = typer.Option(False, "--show", help="Print the settings with a line on each, and stop."),
@@ -45,7 +45,8 @@ def layers(
     as_json: bool = JsonOption,
 ) -> None:
     """Photographs in, layers out: masks, mattes, z-order, completed backgrounds, captions per layer."""
-    source = None if show else _layer_source(src, folder, root, split, limit)
+    src = src or _kind_of(where)
+    source = None if show else _layer_source(src, where, root, split, limit)
     from lt.cli.progress import run_with_table
     from lt.datagen.layers import LayersSettings, layers_pipeline
     from lt.recipes import config
@@ -93,22 +94,45 @@ def fetch(
     note(f"Next: lt datagen layers --src coco --root {fetched.root} --split {split}")
 
 
-def _layer_source(src: str, folder: str | None, root: Path | None, split: str, limit: int | None) -> "Source":
+def _kind_of(where: str | None) -> str:
+    """Which --src reads it."""
+    from lt.datagen.sources.pictures import PICTURE_SUFFIXES
+
+    if where is None:
+        return "photos"
+    path = Path(where)
+    if (path / "annotations").is_dir():
+        return "coco"
+    is_pictures = path.is_dir() and not any(path.glob("*.tar"))
+    return "folder" if is_pictures or path.suffix.lower() in PICTURE_SUFFIXES else "shards"
+
+
+def _layer_source(src: str, where: str | None, root: Path | None, split: str | None, limit: int | None) -> "Source":
     from lt.datagen.shards.errors import UsageError
     from lt.datagen.sources.coco import CocoSource, photos_source
     from lt.datagen.sources.folder import FolderSource
     from lt.datagen.sources.shards import ShardSource
     from lt.recipes.config import nearest
 
+    if src not in ("photos", "coco", "folder", "shards"):
+        raise UsageError(f"Unknown source {src!r}.", nearest(src, ("photos", "coco", "folder", "shards")))
+    if src != "coco" and (root or split):
+        raise UsageError(f"--root and --split go with --src coco, not with {src}.")
     if src == "photos":
+        if where is not None:
+            raise UsageError(f"--src photos are those that ship with lt; {where} would not be read.", "Leave one out.")
         return photos_source(limit)
     if src == "coco":
-        return CocoSource(root or _default_coco(), split, limit)
-    if src not in ("folder", "shards"):
-        raise UsageError(f"Unknown source {src!r}.", nearest(src, ("photos", "coco", "folder", "shards")))
-    if folder is None:
+        if where and root:
+            raise UsageError(f"COCO is in {where}, or in --root {root}?", "Name one of them.")
+        return CocoSource(root or (Path(where) if where else _default_coco()), split or "val2017", limit)
+    if where is None:
         raise UsageError(f"--src {src} needs a folder.", f"For example: lt datagen layers --src {src} my-pictures")
-    return FolderSource(Path(folder), limit) if src == "folder" else ShardSource(folder)
+    if src == "folder":
+        return FolderSource(Path(where), limit)
+    if limit:
+        raise UsageError("--limit does not go with shards.", "Cut them first: lt shards reshard")
+    return ShardSource(where)
 
 
 def _default_coco() -> Path:

@@ -16,7 +16,7 @@ from lt.datagen.stages.captions import CaptionLayers
 from lt.datagen.stages.entities import ChooseEntities
 from lt.datagen.stages.filters import DropDuplicates, FilterEntities, FilterRecomposition
 from lt.datagen.stages.finish import DescribeLayers
-from lt.datagen.stages.masks import MakeMasks
+from lt.datagen.stages.masks import MakeMasks, check_expert
 from lt.datagen.stages.matte import MatteLayers
 from lt.datagen.stages.recompose import SolveLayers
 from lt.datagen.stages.zorder import OrderLayers
@@ -50,8 +50,10 @@ class LayersSettings(BaseModel):
 
 
 def layers_pipeline(source: Source, settings: LayersSettings | None = None) -> Pipeline:
-    """The stages of the light preset, in order."""
+    """The stages of the light preset, in order. Raises LtError where a backend cannot work here."""
     s = settings or LayersSettings()
+    check_expert("segmenter", s.segmenter)
+    check_expert("inpainter", s.inpainter)
     stages: tuple[Any, ...] = (
         DropDuplicates(distance=s.duplicate_distance),
         ChooseEntities(max_layers=s.max_layers, min_area=s.min_area, max_area=s.max_area),

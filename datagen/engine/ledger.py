@@ -3,17 +3,19 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from lt.datagen.engine.plan import Task
-from lt.datagen.engine.task import Outcome
+from lt.datagen.engine.task import Held, Outcome
 from lt.datagen.shards.errors import OutputError
 from lt.datagen.shards.manifest import StageMetrics, add_stage_metrics
 
 ATTEMPTS = 2
-"""A task whose worker dies, hangs or raises gets one retry."""
+"""A task whose worker dies or hangs, or which raises, gets one retry; where a sample ended both, the next goes without it."""
+_MOST_LOST = 10  # samples of a task, before it is given up
 _TELL_EVERY = 0.2  # seconds
 
 
@@ -55,11 +57,16 @@ class Ledger:
 
     Args:
         tasks: what is to be done in this run.
+        out: where their shards are written.
         state: kept up to date here, and passed to `on_progress` at most five times a second.
     """
 
-    def __init__(self, tasks: list[Task], state: RunState, on_progress: Callable[[RunState], None] | None = None):
+    def __init__(
+        self, tasks: list[Task], out: Path, state: RunState, on_progress: Callable[[RunState], None] | None = None
+    ):
         self.state = state
+        self._out = out
+        self._held: dict[int, list[str]] = {}
         self._waiting = deque(tasks)
         self._attempts: dict[int, int] = {}
         self._running: dict[int, list[StageMetrics]] = {}
@@ -104,8 +111,15 @@ class Ledger:
         self.tell(now=True)
 
     def lost(self, task: Task, why: str, trace: str = "") -> None:
-        """Book an attempt whose worker died or was killed."""
-        self.end(task, Outcome(task.number, "failed", error=why, trace=trace))
+        """Book an attempt whose worker died or was killed. Samples that it held both times are left out of the next attempt."""
+        held, before = Held.of_dead(self._out, task), self._held.get(task.number)
+        self._held[task.number] = held
+        if held and held == before and len(task.lost) + len(held) <= _MOST_LOST:
+            self._attempts[task.number] = 0
+            task = replace(task, lost=task.lost | dict.fromkeys(held, f"twice at this sample, {why}"))
+        self.end(
+            task, Outcome(task.number, "failed", error=why + (f" at {', '.join(held)}" if held else ""), trace=trace)
+        )
 
     def tell(self, now: bool = False) -> None:
         """Pass the state on, if it is time."""

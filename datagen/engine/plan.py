@@ -7,7 +7,7 @@ inputs, the settings of source and stages, and the code of both, but not the ver
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lt import __version__
@@ -26,12 +26,18 @@ _MOST_NAMED = 12
 
 @dataclass(frozen=True)
 class Task:
-    """One split of the source: makes `shard-{number:06d}.tar`. `code` is what `pipeline_code` said when the run began."""
+    """One split of the source: makes `shard-{number:06d}.tar`.
+
+    Attributes:
+        code: what `pipeline_code` said when the run began.
+        lost: samples that are left out, by key with what they did: they have ended two workers.
+    """
 
     number: int
     split: Any
     digest: str
     code: str = ""
+    lost: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

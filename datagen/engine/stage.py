@@ -15,18 +15,25 @@ process borders by pickling, so models are loaded lazily, once per worker (`func
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
-from lt.datagen.shards import Reject, Sample, SampleError
+from lt.datagen.shards import LtError, Reject, Sample, SampleError
+from lt.datagen.shards.codec import short
 from lt.datagen.shards.storage import digest_of
 
 Item = TypeVar("Item")
+UNFORESEEN = "unforeseen-error"
+"""The reason of a sample at which a source or stage raised anything but SampleError."""
+log = logging.getLogger("lt.samples")
+"""Where the tracebacks go; the engine keeps them in a file beside the shard."""
 
 
 class Stage(Protocol):
@@ -55,15 +62,33 @@ class SampleStage:
 
 
 def each(process: Callable[[Sample], Sample | Reject], samples: Iterable[Sample]) -> Iterator[Sample | Reject]:
-    """`process` on one sample at a time; a SampleError becomes a reject."""
+    """`process` on one sample at a time; what it raises costs that sample alone."""
     for sample in samples:
-        try:
-            yield process(sample)
-        except SampleError as error:
-            yield Reject.of(sample, error.reason, error.figure, error.detail)
+        yield attempt(sample, partial(process, sample))
 
 
-@runtime_checkable
+def attempt(sample: Sample, make: Callable[[], Sample | Reject]) -> Sample | Reject:
+    """What is made of `sample`, or its reject. Raises LtError, see `reject_for`."""
+    try:
+        return make()
+    except Exception as error:
+        return reject_for(error, sample)
+
+
+def reject_for(error: Exception, sample: Sample) -> Reject:
+    """The reject of a sample at which a step raised `error`; a traceback goes into `log` where it was not foreseen.
+
+    Raises:
+        LtError: `error` itself, where it is one: a message for people says what is wrong with the whole run.
+    """
+    if isinstance(error, LtError):
+        raise error
+    if isinstance(error, SampleError):
+        return Reject.of(sample, error.reason, error.figure, error.detail)
+    log.error("%s", sample.key, exc_info=error)
+    return Reject.of(sample, UNFORESEEN, detail=f"{type(error).__name__}: {short(error)}")
+
+
 class Source(Protocol):
     """Where samples come from. A split is a small json-able value; each split becomes one task and one shard.
 
@@ -85,6 +110,21 @@ class Source(Protocol):
     def splits(self) -> list[Any]: ...
 
     def read(self, split: Any) -> Iterator[Sample | Reject]: ...
+
+
+class SampleSource(Source):
+    """A source that can tell which samples a split holds before it reads them: override `items`.
+
+    What reading one of them raises costs that sample alone, even the process.
+    """
+
+    def items(self, split: Any) -> Iterator[tuple[Sample, Callable[[], Sample | Reject]]]:
+        """Each sample as it is known before (its key, perhaps json), and what reads it."""
+        raise NotImplementedError
+
+    def read(self, split: Any) -> Iterator[Sample | Reject]:
+        for known, read in self.items(split):
+            yield attempt(known, read)
 
 
 @dataclass(frozen=True)

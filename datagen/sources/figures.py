@@ -147,6 +147,7 @@ class FiguresSource(NumberedSource):
     """Figures by number; see `NumberedSource` for the settings. Splits: `train`, `test`."""
 
     name: ClassVar[str] = "figures"
+    thing: ClassVar[str] = "figure"
 
     def inputs(self) -> list[str]:
         return package_inputs("resvg-py", "opencv-python-headless")
@@ -176,8 +177,7 @@ class FiguresSource(NumberedSource):
             "layers": [drawn_layer({"en": who, "zh": who_zh}, "person", box, visible=1.0, z=0)],
             "source": {"name": "figures", "licence": "CC0-1.0"},
         }
-        key = f"figure-{self.split}-{self.seed}-{number:06d}"
-        sample = drawn_sample(key, background, [layer], captions(figure, scenery), meta)
+        sample = drawn_sample(self.key(number), background, [layer], captions(figure, scenery), meta)
         sample["pose.png"] = draw_openpose([keypoints], self.size, self.size)
         (sample["edge.png"],) = Canny().edges([sample["png"]])
         return sample

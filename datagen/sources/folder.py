@@ -1,26 +1,25 @@
 """A folder of pictures, each with an optional caption `<name>.txt` and an optional `<name>.json` beside it."""
 
 import os
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lt.datagen.engine.stage import Source
-from lt.datagen.shards import LtError, Reject, Sample, SampleError, codec
+from lt.datagen.engine.stage import SampleSource, ranges
+from lt.datagen.shards import LtError, Sample, SampleError, codec
 from lt.datagen.shards.captions import UNTOLD, captions_by_language, texts_of
-from lt.datagen.shards.sample import safe_key
 from lt.datagen.shards.storage import digest_of
-from lt.datagen.sources.pictures import PICTURE_SUFFIXES, load_picture
+from lt.datagen.sources.pictures import OTHER_SUFFIXES, PICTURE_SUFFIXES, load_picture, unique_keys
 
 
 @dataclass(frozen=True)
-class FolderSource(Source):
+class FolderSource(SampleSource):
     """Every picture below `root`, by path, or `root` itself where it is a picture.
 
-    The json may hold `captions`, `instances` (as COCO's) and anything else.
+    The json may hold `captions`, `instances` (as COCO's) and anything else. What cannot be taken is rejected by name: pictures of
+    other formats (`unsupported-format`), folders that may not be opened (`unreadable-folder`).
 
     Args:
         limit: only the first so many pictures (None: all).
@@ -41,15 +40,14 @@ class FolderSource(Source):
 
     def splits(self) -> list[list[list[str]]]:
         """Lists of [key, path below the root]."""
-        keyed = list(_with_keys(self._files))
-        return [keyed[start : start + self.per_shard] for start in range(0, len(keyed), self.per_shard)]
+        names = [str(Path(path).with_suffix("")).replace(os.sep, "_") for path in self._files]
+        keyed = [[key, path] for key, path in zip(unique_keys(names, self._files), self._files, strict=True)]
+        return [keyed[start:end] for start, end in ranges(len(keyed), self.per_shard)]
 
-    def read(self, split: list[list[str]]) -> Iterator[Sample | Reject]:
+    def items(self, split: list[list[str]]) -> Iterator[tuple[Sample, Callable[[], Sample]]]:
         for key, path in split:
-            try:
-                yield self._sample(key, self._folder / path, path)
-            except SampleError as error:
-                yield Reject(key, error.reason, error.detail, error.figure, "read", {"source": {"file": path}})
+            known = Sample(key, {"json": {"source": {"file": path}}})
+            yield known, partial(self._sample, key, self._folder / path, path)
 
     @property
     def _folder(self) -> Path:
@@ -61,17 +59,23 @@ class FolderSource(Source):
             return [self.root.name]
         if not self.root.is_dir():
             raise LtError(f"{self.root} is not a folder.", "Name the folder that holds the pictures.")
+        locked: list[str] = []
         found = [
             os.path.relpath(Path(folder) / name, self.root)
-            for folder, _, names in os.walk(self.root)
+            for folder, _, names in os.walk(self.root, onerror=lambda error: locked.append(error.filename))
             for name in names
-            if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith(".")
+            if not name.startswith(".")
         ]
-        if not found:
+        pictures = sorted(path for path in found if Path(path).suffix.lower() in PICTURE_SUFFIXES)
+        others = sorted(path for path in found if Path(path).suffix.lower() in OTHER_SUFFIXES)
+        if not pictures:
             raise LtError(
-                f"No pictures in {self.root}.", f"Looked for {' '.join(PICTURE_SUFFIXES)}, also in its folders."
+                f"No pictures in {self.root}.",
+                f"Looked for {' '.join(PICTURE_SUFFIXES)}, also in its folders."
+                + (f" Passed over {len(others)} of other formats, such as {others[0]}." if others else "")
+                + (f" Not permitted to open {locked[0]}." if locked else ""),
             )
-        return sorted(found)[: self.limit]
+        return pictures[: self.limit] + others + sorted(os.path.relpath(folder, self.root) for folder in locked)
 
     def _stamp(self, path: str) -> list[Any]:
         stats = [(self._folder / path).with_suffix(suffix) for suffix in (Path(path).suffix, ".txt", ".json")]
@@ -80,6 +84,10 @@ class FolderSource(Source):
     def _sample(self, key: str, path: Path, shown: str) -> Sample:
         if not path.resolve().is_relative_to(self._folder.resolve()):
             raise SampleError("unsafe-path", f"{shown} links to a file outside the folder")
+        if path.is_dir():
+            raise SampleError("unreadable-folder", f"{shown}: not permitted to open it")
+        if path.suffix.lower() in OTHER_SUFFIXES:
+            raise SampleError("unsupported-format", f"{shown}: want one of {' '.join(PICTURE_SUFFIXES)}")
         field, data, (width, height) = load_picture(path)
         meta = _beside(path, ".json") or {}
         if not isinstance(meta, dict):
@@ -101,13 +109,9 @@ class FolderSource(Source):
 
 
 def _beside(path: Path, suffix: str) -> Any:
+    """What a file of the same name holds; None where there is none."""
     beside = path.with_suffix(suffix)
-    return codec.decode(suffix[1:], beside.read_bytes()) if beside.is_file() else None
-
-
-def _with_keys(paths: list[str]) -> Iterator[list[str]]:
-    """[key, path] for each; where two paths would share a key, all of these keys close with a digest of the path."""
-    plain = [safe_key(str(Path(path).with_suffix("")).replace(os.sep, "_")) for path in paths]
-    uses = Counter(plain)
-    for key, path in zip(plain, paths, strict=True):
-        yield [key if uses[key] == 1 else f"{key[:70]}-{digest_of(path)[:12]}", path]
+    try:
+        return codec.decode(suffix[1:], beside.read_bytes()) if beside.is_file() else None
+    except OSError as error:
+        raise SampleError("unreadable-file", f"{beside.name}: {error.strerror}") from None

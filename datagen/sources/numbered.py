@@ -1,19 +1,20 @@
 """Worlds that make any number of samples: each depends on seed, split and its own number alone, never on order or workers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, ClassVar
 
-from lt.datagen.engine.stage import Source, ranges
-from lt.datagen.shards import Reject, Sample
+from lt.datagen.engine.stage import SampleSource, ranges
+from lt.datagen.shards import Sample
 from lt.datagen.shards.errors import UsageError
 
 MIN_SIZE, MAX_SIZE = 64, 4096
 
 
 @dataclass(frozen=True)
-class NumberedSource(Source):
+class NumberedSource(SampleSource):
     """Samples `0 .. count - 1` of a split and seed; override `sample`.
 
     Args:
@@ -33,6 +34,8 @@ class NumberedSource(Source):
     size: int = 256
     shard_size: int = 500
     name: ClassVar[str] = ""
+    thing: ClassVar[str] = ""
+    """What a sample's key begins with; the name unless a world says otherwise."""
     known_splits: ClassVar[tuple[str, ...]] = ("train", "test")
 
     def __post_init__(self) -> None:
@@ -55,6 +58,9 @@ class NumberedSource(Source):
         """[first, end) ranges of numbers."""
         return ranges(self.count, self.shard_size)
 
-    def read(self, split: Any) -> Iterator[Sample | Reject]:
+    def items(self, split: Any) -> Iterator[tuple[Sample, Callable[[], Sample]]]:
         for number in range(*split):
-            yield self.sample(number)
+            yield Sample(self.key(number)), partial(self.sample, number)
+
+    def key(self, number: int) -> str:
+        return f"{self.thing or self.name}-{self.split}-{self.seed}-{number:06d}"

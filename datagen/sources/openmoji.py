@@ -9,9 +9,9 @@ A sample: `png` (or `jpg`) on a plain background, `txt`, `json`; as `png` also `
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -19,8 +19,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from PIL import ImageColor
 
-from lt.datagen.engine.stage import Source, ranges
-from lt.datagen.shards import Reject, Sample
+from lt.datagen.engine.stage import SampleSource, ranges
+from lt.datagen.shards import Sample
 from lt.datagen.shards.compose import alpha_box
 from lt.datagen.shards.storage import digest_of, digest_of_file
 from lt.datagen.sources.drawings import drawing_files, drawn_layer, drawn_sample, plain_code, render_svg
@@ -76,7 +76,7 @@ def package_inputs(*packages: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class OpenMojiSource(Source):
+class OpenMojiSource(SampleSource):
     """Single drawings, centred on a plain background.
 
     Args:
@@ -107,10 +107,10 @@ class OpenMojiSource(Source):
         """[first, end) ranges into the chosen drawings."""
         return ranges(len(self.chosen()), self.shard_size)
 
-    def read(self, split: Any) -> Iterator[Sample | Reject]:
+    def items(self, split: Any) -> Iterator[tuple[Sample, Callable[[], Sample]]]:
         first, end = split
         for name in self.chosen()[first:end]:
-            yield self._sample(name)
+            yield Sample(_key(name)), partial(self._sample, name)
 
     def chosen(self) -> list[Name]:
         """The drawings that the settings let through, by code points."""
@@ -136,11 +136,15 @@ class OpenMojiSource(Source):
             "skin_tone": has_skin_tone(name.code),
             "layers": [drawn_layer(captions, name.subgroup, alpha_box(layer[:, :, 3]))],
         }
-        sample = drawn_sample(f"openmoji-{name.code}", background, [layer], {"en": [name.en]}, meta)
+        sample = drawn_sample(_key(name), background, [layer], {"en": [name.en]}, meta)
         if self.picture == "png":
             return sample
         del sample.meta["layers"], sample.meta["recomposition"]
         return Sample(sample.key, {self.picture: sample["png"], "txt": name.en, "json": sample.meta})
+
+
+def _key(name: Name) -> str:
+    return f"openmoji-{name.code}"
 
 
 def _words(name: str) -> str:

@@ -3,18 +3,32 @@
 The bytes of an upright RGB or grey JPEG, PNG or WebP are kept as they are; everything else becomes a lossless PNG.
 """
 
+from collections import Counter
 from pathlib import Path
 
 from PIL import Image
 
 from lt.datagen.shards import codec
 from lt.datagen.shards.errors import SampleError
+from lt.datagen.shards.sample import safe_key
+from lt.datagen.shards.storage import digest_of
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
+OTHER_SUFFIXES = (".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".tga", ".dng", ".cr2")
+"""Of pictures that are not read."""
 _KEPT_FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _KEPT_MODES = ("L", "RGB")
 _SWAPPED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _MAX_FILE_BYTES = 512 * 2**20
+
+
+def unique_keys(names: list[str], paths: list[str]) -> list[str]:
+    """A key for each picture, from its name; where two would share one, all of these close with a digest of the path."""
+    keys = [safe_key(name) for name in names]
+    uses = Counter(keys)
+    return [
+        key if uses[key] == 1 else f"{key[:70]}-{digest_of(path)[:12]}" for key, path in zip(keys, paths, strict=True)
+    ]
 
 
 def load_picture(path: Path, stated_size: tuple[int, int] | None = None) -> tuple[str, bytes, tuple[int, int]]:

@@ -113,6 +113,7 @@ class ScenesSource(NumberedSource):
     """Scenes by number; see `NumberedSource` for the settings. Splits: `train`, `test`, `novel`."""
 
     name: ClassVar[str] = "scenes"
+    thing: ClassVar[str] = "scene"
     known_splits: ClassVar[tuple[str, ...]] = SPLITS
 
     def inputs(self) -> list[str]:
@@ -123,7 +124,6 @@ class ScenesSource(NumberedSource):
 
     def sample(self, number: int) -> Sample:
         """The scene of this number."""
-        key = f"scene-{self.split}-{self.seed}-{number:06d}"
         scene = make_scene(rng_for(self.seed, "scenes", self.split, str(number)), self.split, self.size)
         background = scene.background.render(self.size)
         layers = [layer.pixels for layer in scene.layers]
@@ -137,7 +137,7 @@ class ScenesSource(NumberedSource):
             "relations": scene.relations(),
             "source": dict(SOURCE),
         }
-        return drawn_sample(key, background, layers, said, meta)
+        return drawn_sample(self.key(number), background, layers, said, meta)
 
 
 def _layer(phrase: Phrase, index: int, box: tuple[float, float, float, float], size: int) -> Layer:

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 
 from lt.datagen.engine.stage import model_time
-from lt.datagen.shards import Sample
-from lt.datagen.stages.masks import ExpertStage, disc
+from lt.datagen.shards import Sample, SampleError
+from lt.datagen.stages.masks import ExpertStage, disc, to_bytes
 from lt.datagen.stages.matte import ALPHA, BEHIND
 
 
@@ -38,8 +38,10 @@ class CompleteBackground(ExpertStage):
         picture, covered = sample.picture, sample[ALPHA].max(axis=0)
         hole = cv2.dilate((covered > 0).astype(np.uint8), disc(self.clear)).astype(bool)
         with model_time():
-            filled = self.expert.inpaint([picture], [hole])[0].astype(np.float32) / 255
-        sample["background.png"] = np.round(self._joined(sample[BEHIND], filled, covered) * 255).astype(np.uint8)
+            (filled,) = self.expert.inpaint([picture], [hole])
+        if hole.any() and not filled[hole].any() and picture[~hole].any():
+            raise SampleError("empty-inpainting", f"{self.inpainter} left the hole black")
+        sample["background.png"] = to_bytes(self._joined(sample[BEHIND], filled.astype(np.float32) / 255, covered))
         return sample
 
     def _joined(self, behind: np.ndarray, filled: np.ndarray, covered: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Choose what becomes a layer: annotated instances, joined with what they carry, the largest few of them.
 
 Reads `json.instances` (id, category, supercategory, bbox [x, y, w, h] in pixels, iscrowd, segmentation) and writes
-`json.entities`: a list of {instances: [id], categories: one an instance, category, supercategory, bbox}, largest first.
-Everything else stays background.
+`json.entities`: a list of {instances: [id], numbers: [place in `json.instances`], categories: one an instance, category,
+supercategory, bbox}, largest first. Everything else stays background.
 """
 
 from dataclasses import dataclass
@@ -19,9 +19,11 @@ from lt.models.perception.annotations import mask_of
 
 @dataclass
 class Candidate:
-    """An entity in the making: its instances and the union of their masks [h, w] (a filled box where there is no mask)."""
+    """An entity in the making: its instances, their places in `json.instances`, the union of their masks [h, w] (a filled box
+    where there is no mask)."""
 
     instances: list[dict[str, Any]]
+    numbers: list[int]
     mask: np.ndarray
 
     @property
@@ -34,6 +36,7 @@ class Candidate:
 
     def join(self, other: "Candidate") -> None:
         self.instances += other.instances
+        self.numbers += other.numbers
         self.mask = self.mask | other.mask
 
 
@@ -54,11 +57,15 @@ class ChooseEntities(SampleStage):
     name: ClassVar[str] = "choose-entities"
 
     def process(self, sample: Sample) -> Sample | Reject:
-        instances = sample.meta.get("instances") or []
+        instances = read_instances(sample)
         if not instances:
             return Reject.of(sample, "no-instances", 0, "the source names no instance; a detector would have to")
         height, width = sample.picture.shape[:2]
-        candidates = [Candidate([item], extent(item, height, width)) for item in instances if not item.get("iscrowd")]
+        candidates = [
+            Candidate([item], [number], extent(item, height, width))
+            for number, item in enumerate(instances)
+            if not is_crowd(item)
+        ]
         if not candidates:
             return Reject.of(sample, "only-crowds", len(instances), "every instance is a crowd")
         candidates = self._give_to_owners(candidates)
@@ -105,6 +112,25 @@ class ChooseEntities(SampleStage):
         return None
 
 
+def read_instances(sample: Sample) -> list[dict[str, Any]]:
+    """`json.instances`, each an object with a category. Raises SampleError `bad-annotation`."""
+    instances = sample.meta.get("instances") or []
+    if not isinstance(instances, list):
+        raise SampleError("bad-annotation", f"instances are a {type(instances).__name__}, want a list")
+    for number, item in enumerate(instances):
+        if not isinstance(item, dict):
+            raise SampleError("bad-annotation", f"instances[{number}] is a {type(item).__name__}, want an object")
+        if not isinstance(item.get("category"), str) or not item["category"].strip():
+            raise SampleError("bad-annotation", f"instances[{number}] (id {item.get('id')}) has no category")
+    return instances
+
+
+def is_crowd(instance: dict[str, Any]) -> bool:
+    """Whether `iscrowd` says so, as a number, a truth value or text; nothing and null say no."""
+    said = instance.get("iscrowd")
+    return said.strip().lower() not in ("", "0", "false", "no") if isinstance(said, str) else bool(said)
+
+
 def extent(instance: dict[str, Any], height: int, width: int) -> np.ndarray:
     """The instance's annotated mask [height, width], or its filled box where it has none. Raises SampleError `bad-annotation`."""
     mask = annotated(instance, height, width)
@@ -119,17 +145,19 @@ def annotated(instance: dict[str, Any], height: int, width: int) -> np.ndarray |
     """The mask [height, width] that the source gives for an instance, if any. Raises SampleError `bad-annotation`."""
     try:
         return mask_of(instance.get("segmentation"), height, width)
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise SampleError("bad-annotation", f"instance {instance.get('id')}: {error}") from None
 
 
 def corners(instance: dict[str, Any], height: int, width: int) -> tuple[int, int, int, int]:
     """The instance's box as whole pixels x0, y0, x1, y1 inside the picture. Raises SampleError `bad-annotation`."""
+    told = instance.get("bbox")
     try:
-        x, y, w, h = (float(value) for value in instance["bbox"])
+        x, y, w, h = (float(value) for value in told or ())
         box = round(x), round(y), round(x + w), round(y + h)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise SampleError("bad-annotation", f"instance {instance.get('id')}: box {error}") from None
+    except (TypeError, ValueError, OverflowError):
+        want = "want a mask or a box [x, y, width, height]"
+        raise SampleError("bad-annotation", f"instance {instance.get('id')}: {want}, got {str(told)[:60]}") from None
     return max(0, box[0]), max(0, box[1]), min(width, box[2]), min(height, box[3])
 
 
@@ -145,6 +173,7 @@ def _describe(candidate: Candidate) -> dict[str, Any]:
     x, y = int(columns.min()), int(rows.min())
     return {
         "instances": [instance.get("id") for instance in candidate.instances],
+        "numbers": candidate.numbers,
         "category": candidate.main["category"],
         "categories": [instance["category"] for instance in candidate.instances],
         "supercategory": candidate.main.get("supercategory", ""),

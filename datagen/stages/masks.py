@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from lt.datagen.engine.stage import SampleStage, model_time
-from lt.datagen.shards import LtError, Reject, Sample
+from lt.datagen.shards import LtError, Reject, Sample, SampleError
 from lt.datagen.stages.entities import annotated, corners
 from lt.models.perception.registry import BACKENDS, BackendError, find, load
 
@@ -56,10 +56,10 @@ class MakeMasks(ExpertStage):
 
     def process(self, sample: Sample) -> Sample | Reject:
         entities, masks = sample.meta["entities"], []
-        wanted = {number for entity in entities for number in entity["instances"]}
-        found = self._found(sample.picture, [item for item in sample.meta["instances"] if item.get("id") in wanted])
+        wanted = sorted({number for entity in entities for number in entity["numbers"]})
+        found = self._found(sample.picture, {number: sample.meta["instances"][number] for number in wanted})
         for entity in entities:
-            parts = [found[number] for number in entity["instances"]]
+            parts = [found[number] for number in entity["numbers"]]
             mask = clean(np.any([part for part, _ in parts], axis=0), self.speck)
             if not mask.any():
                 return Reject.of(sample, "empty-mask", 0, f"{entity['category']}: nothing found in the box")
@@ -68,12 +68,12 @@ class MakeMasks(ExpertStage):
         sample[MASKS] = np.stack(masks)
         return sample
 
-    def _found(self, picture: np.ndarray, instances: list[dict[str, Any]]) -> dict[Any, tuple[np.ndarray, str]]:
+    def _found(self, picture: np.ndarray, instances: dict[int, dict[str, Any]]) -> dict[int, tuple[np.ndarray, str]]:
         """By number, the mask [h, w] of each instance and where it comes from. The segmenter is shown all boxes at once."""
         height, width = picture.shape[:2]
-        known = {item.get("id"): annotated(item, height, width) for item in instances}
+        known = {number: annotated(item, height, width) for number, item in instances.items()}
         found = {number: (mask, "annotation") for number, mask in known.items() if mask is not None}
-        boxes = {item.get("id"): corners(item, height, width) for item in instances if known[item.get("id")] is None}
+        boxes = {number: corners(item, height, width) for number, item in instances.items() if known[number] is None}
         if boxes:
             with model_time():
                 its = [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes.values()]
@@ -92,6 +92,20 @@ def _asked(ask: Callable[[str, str], Any], kind: str, name: str) -> Any:
 
 expert, expert_class = partial(_asked, load), partial(_asked, lambda kind, name: find(kind, name).target)
 """A backend by kind and name; its class as `module:Class`, which a stage that is told its name is made by."""
+
+
+def check_expert(kind: str, name: str) -> None:
+    """Raises LtError where a backend is not known, its package is missing, or (where it has no weights) it knows no such name."""
+    backend = _asked(find, kind, name.partition(":")[0])
+    if backend.missing or (":" in name and not backend.on_device):
+        expert(kind, name)
+
+
+def to_bytes(values: np.ndarray) -> np.ndarray:
+    """0..1 to uint8. Raises SampleError `not-finite`: what is no number would become black."""
+    if not np.isfinite(values).all():
+        raise SampleError("not-finite", f"{int((~np.isfinite(values)).sum())} of {values.size} values are no numbers")
+    return np.round(values * 255).astype(np.uint8)
 
 
 def clean(mask: np.ndarray, speck: float) -> np.ndarray:

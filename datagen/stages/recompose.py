@@ -17,6 +17,7 @@ from lt.datagen.engine.stage import SampleStage
 from lt.datagen.shards import Sample
 from lt.datagen.shards.compose import over, psnr, recomposition_error
 from lt.datagen.shards.sample import layer_field
+from lt.datagen.stages.masks import to_bytes
 from lt.datagen.stages.matte import ALPHA, COLOUR
 
 
@@ -76,4 +77,4 @@ def solve_layer(
     shifted = np.clip(colour + np.where(free[..., None], np.clip(shift, -most, most), 0), 0, 1)
     layer = np.dstack([shifted, solved])
     layer[solved == 0] = 0
-    return np.round(layer * 255).astype(np.uint8)
+    return to_bytes(layer)

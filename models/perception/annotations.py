@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+_FAR = 8
+"""Sides of the picture that a polygon may reach beyond it."""
+
 
 def mask_of(segmentation: Any, height: int, width: int) -> np.ndarray | None:
     """The bool mask [height, width] of a COCO `segmentation`; None where the source gives none.
@@ -20,7 +23,7 @@ def mask_of(segmentation: Any, height: int, width: int) -> np.ndarray | None:
     if not segmentation:
         return None
     if isinstance(segmentation, list):
-        polygons = [_polygon(points) for points in segmentation]
+        polygons = [_polygon(points, _FAR * max(height, width)) for points in segmentation]
         runs: Any = coco.frPyObjects(polygons, height, width)  # pyright: ignore
         return coco.decode(coco.merge(runs)).astype(bool)
     if not isinstance(segmentation, dict) or not {"counts", "size"} <= segmentation.keys():
@@ -30,11 +33,16 @@ def mask_of(segmentation: Any, height: int, width: int) -> np.ndarray | None:
     return coco.decode(_run_lengths(segmentation, height, width)).astype(bool)
 
 
-def _polygon(points: Any) -> list[float]:
-    """A polygon with at least three finite points (pycocotools takes four numbers for a box and crashes on fewer)."""
+def _polygon(points: Any, far: float) -> list[float]:
+    """A polygon with at least three finite points (pycocotools takes four numbers for a box and crashes on fewer).
+
+    None may be `far` away: pycocotools walks along every edge, and ends the process where its whole numbers overflow.
+    """
     values = np.asarray(points, dtype=np.float64)
     if values.ndim != 1 or len(values) < 6 or len(values) % 2 or not np.isfinite(values).all():
         raise ValueError(f"want a polygon [x, y, x, y, x, y, ...], got {str(points)[:60]}")
+    if np.abs(values).max() > far:
+        raise ValueError(f"a polygon reaches to {values[np.abs(values).argmax()]:g}, far outside the picture")
     return values.tolist()
 
 

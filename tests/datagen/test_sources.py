@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,114 @@ def test_bad_coco_pictures_become_rejects_with_reason(tmp_path):
         "unsafe-path",
     ]
     assert items[1].meta["captions"]["en"] == ["A cat 1."]
+
+
+def annotate(root: Path, **changed) -> CocoSource:
+    """COCO of two pictures `a.jpg` and `b.jpg`, 9 x 6, ids 1 and 2, with one instance each, but for what is changed."""
+    for name in "ab":
+        save(root / "s" / f"{name}.jpg")
+    instances = {
+        "images": [{"id": number, "file_name": f"{name}.jpg"} for number, name in ((1, "a"), (2, "b"))],
+        "categories": [{"id": 5, "name": "cat"}],
+        "annotations": [{"id": 70 + n, "image_id": n, "category_id": 5, "bbox": [1, 1, 3, 3]} for n in (1, 2)],
+    }
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations/instances_s.json").write_text(json.dumps(instances | changed))
+    return CocoSource(root, "s", per_shard=2)
+
+
+def test_pictures_without_a_stated_size_have_that_of_the_file(tmp_path):
+    assert [(s.key, s.meta["width"], s.meta["height"]) for s in read_all(annotate(tmp_path))] == [
+        ("a", 9, 6),
+        ("b", 9, 6),
+    ]
+
+
+def test_ids_as_text_are_those_ids(tmp_path):
+    entries = [{"id": "7", "image_id": "1", "category_id": "5", "bbox": [1, 1, 3, 3], "iscrowd": None}]
+    source = annotate(tmp_path, annotations=[*entries, {"id": 8, "image_id": 2.0, "category_id": 5}])
+    first, second = read_all(source)
+    assert first.meta["instances"] == [
+        {"id": "7", "category": "cat", "supercategory": "", "bbox": [1, 1, 3, 3], "iscrowd": 0, "segmentation": None}
+    ]
+    assert [item["id"] for item in second.meta["instances"]] == [8]
+
+
+def test_annotations_of_unknown_pictures_are_counted_and_named(tmp_path):
+    strange = [{"id": 90 + n, "image_id": 9, "category_id": 5} for n in range(7)] + [{"id": 99, "category_id": 5}, None]
+    source = annotate(tmp_path, annotations=strange)
+    assert source.splits() == [[0, 2], [2, 2]]
+    first, second, unknown, without = read_all(source)
+    assert first.meta["instances"] == second.meta["instances"] == []
+    assert (unknown.key, unknown.reason, unknown.figure) == ("image-9", "unknown-image-id", 7)
+    assert unknown.detail == "annotation 90, 91, 92, 93, 94 and 2 more of instances_s.json"
+    assert without.detail == "annotation 99, None of instances_s.json"
+
+
+def test_pictures_of_one_id_are_rejected_both_and_by_name(tmp_path):
+    images = [{"id": 1, "file_name": name} for name in ("a.jpg", "b.jpg", "a.jpg")] + [{"file_name": "c.jpg"}, 3]
+    assert [(item.key, item.reason) for item in read_all(annotate(tmp_path, images=images))] == [
+        ("a", "same-image-id"),
+        ("b", "same-image-id"),
+        ("images-3", "bad-annotation"),
+        ("images-4", "bad-annotation"),
+        ("image-2", "unknown-image-id"),
+    ]
+    again = annotate(tmp_path, images=[{"id": 1, "file_name": "a.jpg"}] * 2)
+    assert isinstance(read_all(again)[0], Sample)
+
+
+@pytest.mark.parametrize(
+    ("place", "file_name"),
+    [
+        ("s/a.jpg", "s/a.jpg"),
+        ("images/a.jpg", "a.jpg"),
+        ("images/s/a.jpg", "a.jpg"),
+        ("pictures/a.jpg", "pictures/a.jpg"),
+        ("images/s/a.jpg", "s/a.jpg"),
+    ],
+)
+def test_coco_layouts_as_people_have_them(tmp_path, place, file_name):
+    source = annotate(tmp_path / "other", images=[{"id": 1, "file_name": file_name}])
+    save(tmp_path / "x" / place)
+    (tmp_path / "other/annotations").rename(tmp_path / "x/annotations")
+    (sample,) = read_all(CocoSource(tmp_path / "x", "s"))[:1]
+    assert sample.key == "a" and sample.picture.shape == (6, 9, 3)
+    assert [reject.reason for reject in read_all(source.__class__(tmp_path / "x", "s"))[1:]] == ["unknown-image-id"]
+
+
+def test_equal_names_in_subfolders_have_keys_of_their_own(tmp_path):
+    save(tmp_path / "s/x/a.jpg")
+    save(tmp_path / "s/y/a.jpg")
+    source = annotate(tmp_path, images=[{"id": 1, "file_name": "x/a.jpg"}, {"id": 2, "file_name": "y/a.jpg"}])
+    one, other = read_all(source)
+    assert one.key != other.key and one.key.startswith("a-") and isinstance(other, Sample)
+
+
+def test_panoptic_annotations_are_refused_by_name(tmp_path):
+    source = annotate(tmp_path, annotations=[{"image_id": 1, "segments_info": [], "file_name": "a.png"}])
+    with pytest.raises(LtError, match="panoptic") as refusal:
+        source.splits()
+    assert "instances_" in refusal.value.hint
+    (tmp_path / "annotations/instances_s.json").rename(tmp_path / "annotations/panoptic_s.json")
+    with pytest.raises(LtError, match=r"panoptic_s\.json has segments"):
+        CocoSource(tmp_path, "s").splits()
+
+
+def test_a_broken_annotation_file_is_not_said_to_be_cocos(tmp_path):
+    annotate(tmp_path)
+    (tmp_path / "annotations/instances_s.json").write_text('{"images": [')
+    with pytest.raises(LtError, match="is not valid json") as refusal:
+        CocoSource(tmp_path, "s").splits()
+    assert "fetch" not in refusal.value.hint
+
+
+def test_captions_that_are_none_are_left_out(tmp_path):
+    said = [" ", None, 3, "\ufeffa cat"]
+    captions = {"images": [], "annotations": [{"id": n, "image_id": 1, "caption": c} for n, c in enumerate(said)]}
+    source = annotate(tmp_path)
+    (tmp_path / "annotations/captions_s.json").write_text(json.dumps(captions))
+    assert read_all(source)[0].meta["captions"] == {"en": ["a cat"]}
 
 
 def test_changed_annotations_are_noticed(tmp_path):
@@ -223,3 +332,57 @@ def test_shards_as_a_source_pass_good_samples_and_reject_damaged_ones(tmp_path):
         ("k1", "damaged-bytes"),
         ("k2", "kept"),
     ]
+
+
+def test_what_stands_beside_a_picture_and_cannot_be_used_costs_that_picture(tmp_path):
+    for name in "abc":
+        save(tmp_path / f"{name}.jpg")
+    (tmp_path / "a.json").write_text('{"score": NaN')
+    (tmp_path / "b.json").symlink_to(tmp_path / "b.json.d")
+    (tmp_path / "b.json.d").write_text("{}")
+    (tmp_path / "c.json").write_bytes(b'\xef\xbb\xbf{"captions": "a cat"}')
+    bad, plain, marked = read_all(FolderSource(tmp_path))
+    assert bad.reason == "invalid-json" and bad.meta["source"] == {"file": "a.jpg"}
+    assert isinstance(plain, Sample) and marked.meta["captions"] == {"en": ["a cat"]}
+
+
+def test_a_file_beside_a_picture_that_may_not_be_read_costs_that_picture(tmp_path, monkeypatch):
+    save(tmp_path / "a.jpg")
+    (tmp_path / "a.txt").write_text("a cat")
+    real = Path.read_bytes
+    refuse = PermissionError(13, "Permission denied")
+
+    def read_bytes(self: Path) -> bytes:
+        if self.suffix == ".txt":
+            raise refuse
+        return real(self)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    (reject,) = read_all(FolderSource(tmp_path))
+    assert (reject.reason, reject.detail) == ("unreadable-file", "a.txt: Permission denied")
+
+
+def test_folder_says_what_it_passes_over(tmp_path, monkeypatch):
+    save(tmp_path / "in/a.jpg").rename(tmp_path / "in/a.jfif")
+    (tmp_path / "in/b.gif").write_bytes(b"GIF89a")
+    (tmp_path / "in/locked").mkdir()
+    real = os.scandir
+
+    def scandir(path: str):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    kept, moving, locked = read_all(FolderSource(tmp_path / "in"))
+    assert kept.key == "a" and kept.picture_field == "jpg"
+    assert (moving.key, moving.reason) == ("b", "unsupported-format")
+    assert (locked.key, locked.reason, locked.detail) == (
+        "locked",
+        "unreadable-folder",
+        "locked: not permitted to open it",
+    )
+    (tmp_path / "in/a.jfif").unlink()
+    with pytest.raises(LtError) as none:
+        FolderSource(tmp_path / "in").splits()
+    assert "b.gif" in none.value.hint and "locked" in none.value.hint

@@ -1,10 +1,12 @@
 """Which instances become layers."""
 
 import numpy as np
+import pytest
 from known_pictures import instance, sample_of
 
 from lt.datagen.shards import Reject
 from lt.datagen.stages.entities import ChooseEntities, contact
+from lt.datagen.stages.masks import MASKS, MakeMasks
 
 
 def box(x, y, w, h, size=(100, 100)):
@@ -76,3 +78,42 @@ def test_a_broken_annotation_is_a_reject_that_names_it():
 def test_contact_counts_pixels_within_reach():
     assert contact(box(0, 0, 10, 10), box(14, 0, 10, 10), 4) == 0
     assert contact(box(0, 0, 10, 10), box(13, 0, 10, 10), 4) == 10
+
+
+@pytest.mark.parametrize(
+    ("instances", "said"),
+    [
+        ({"0": {}}, "instances are a dict, want a list"),
+        (["cat"], "instances[0] is a str, want an object"),
+        ([{"id": 3, "bbox": [1, 1, 30, 30]}], "instances[0] (id 3) has no category"),
+        ([{"id": 3, "category": 7, "bbox": [1, 1, 30, 30]}], "instances[0] (id 3) has no category"),
+        ([{"id": 3, "category": "cat"}], "instance 3: want a mask or a box [x, y, width, height], got None"),
+        ([{"id": 3, "category": "cat", "bbox": [1, 2]}], "instance 3: want a mask or a box"),
+        ([{"id": 3, "category": "cat", "bbox": [1, 2, float("nan"), 4]}], "instance 3: want a mask or a box"),
+        ([{"id": 3, "category": "cat", "segmentation": [[10, 10, 4e8, 12, 50, 6e8]]}], "reaches to 6e+08"),
+        ([{"id": 3, "category": "cat", "segmentation": [[{}, 10, 4, 12, 50, 6]]}], "instance 3: "),
+        ([{"id": 3, "category": "cat", "segmentation": {"counts": [1], "size": None}}], "instance 3: "),
+    ],
+)
+def test_instances_of_any_shape_cost_the_picture_alone(instances, said):
+    sample = sample_of(np.zeros((100, 100, 3), np.uint8), instances)
+    (reject,) = ChooseEntities()(iter([sample]))
+    assert reject.reason == "bad-annotation" and said in reject.detail
+
+
+@pytest.mark.parametrize("said", [0, "0", None, False, "", "false", 0.0])
+def test_what_is_no_crowd(said):
+    assert chosen([instance(2, box(60, 60, 20, 20), iscrowd=said)]) == [[2]]
+
+
+@pytest.mark.parametrize("said", [1, "1", True, "true"])
+def test_what_is_a_crowd(said):
+    assert choose([instance(2, box(60, 60, 20, 20), iscrowd=said)]).reason == "only-crowds"
+
+
+@pytest.mark.parametrize("ids", [(7, 7), (None, None)])
+def test_instances_of_one_id_keep_their_own_masks(ids):
+    first, second = box(10, 10, 30, 30), box(60, 60, 20, 20)
+    sample = MakeMasks().process(choose([instance(ids[0], first), instance(ids[1], second)]))
+    assert np.array_equal(sample[MASKS], [first, second])
+    assert [entity["instances"] for entity in sample.meta["entities"]] == [[ids[0]], [ids[1]]]

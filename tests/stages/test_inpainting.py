@@ -7,6 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lt.datagen.layers import LayersSettings, layers_pipeline
+from lt.datagen.shards import LtError, Sample
+from lt.datagen.sources.coco import photos_source
+from lt.datagen.stages.background import CompleteBackground
+from lt.datagen.stages.matte import ALPHA, BEHIND
 from lt.models.perception.patchmatch import PatchMatch, finer, pyramid, sources
 from lt.models.perception.registry import BACKENDS, Backend, BackendError, load
 
@@ -121,3 +126,30 @@ def test_missing_packages_name_the_command(monkeypatch):
     monkeypatch.setattr("lt.models.perception.registry.BACKENDS", (*BACKENDS, absent))
     with pytest.raises(BackendError, match=r"needs package_that_is_not_here.*pip install 'lt-toolkit\[experts\]'"):
         load("inpainter", "absent")
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (lambda picture: np.full(picture.shape, np.nan), "not-finite"),
+        (lambda picture: picture * 0, "empty-inpainting"),
+        (lambda picture: picture[:5], "unforeseen-error"),
+        (lambda picture: None, "unforeseen-error"),
+    ],
+)
+def test_an_inpainter_that_gives_no_picture_costs_the_sample(monkeypatch, made, reason):
+    class Broken:
+        def inpaint(self, pictures, masks):
+            return [made(picture) for picture in pictures]
+
+    monkeypatch.setattr("lt.datagen.stages.masks.expert", lambda kind, name: Broken())
+    picture, alpha = stripes((40, 40)), hole((40, 40), (10, 20), (10, 20)).astype(np.float32)
+    fields = {"png": picture, ALPHA: alpha[None], BEHIND: (picture / 255).astype(np.float32)}
+    (reject,) = CompleteBackground()(iter([Sample("a", fields)]))
+    assert reject.reason == reason
+
+
+def test_backends_that_cannot_work_are_refused_before_the_run():
+    for name, said in (("magic", "Unknown inpainter 'magic'"), ("opencv:magic", "known: telea, ns")):
+        with pytest.raises(LtError, match=said):
+            layers_pipeline(photos_source(), LayersSettings(inpainter=name))

@@ -7,8 +7,9 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lt.datagen.engine.run import run_pipeline
-from lt.datagen.engine.stage import Pipeline, SampleStage, model_time, rng_for
+from lt.datagen.engine.stage import Pipeline, SampleSource, SampleStage, batched, model_time, rng_for
 from lt.datagen.shards import Reject, Sample, SampleError
 
 
@@ -50,6 +51,52 @@ class Numbers:
                 continue
             picture = rng_for(self.seed, key).integers(0, 256, (8, 8, 3), dtype=np.uint8)
             yield Sample(key, {"png": picture, "txt": f"number {number}", "json": {"number": number}})
+
+
+@dataclass(frozen=True)
+class Files(SampleSource):
+    """Eight samples in one split: `wrong` of them raises, `deadly` ends the process."""
+
+    wrong: int = -1
+    deadly: int = -1
+    name: ClassVar[str] = "files"
+
+    def splits(self) -> list[Any]:
+        return [[0, 8]]
+
+    def items(self, split: Any) -> Iterator[tuple[Sample, Callable[[], Sample]]]:
+        for number in range(*split):
+            yield Sample(f"f-{number}", {"json": {"file": number}}), partial(self._sample, number)
+
+    def _sample(self, number: int) -> Sample:
+        if number == self.deadly:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if number == self.wrong:
+            raise KeyError("width")
+        return Sample(f"f-{number}", {"json": {"number": number}})
+
+
+@dataclass(frozen=True)
+class Unread(Numbers):
+    """Ends the process before there is a sample."""
+
+    tasks: int = 1
+
+    def read(self, split: Any) -> Iterator[Sample | Reject]:
+        os._exit(4)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Takes samples by fours; where number 3 is among them it raises."""
+
+    name: ClassVar[str] = "batches"
+
+    def __call__(self, samples: Iterator[Sample]) -> Iterator[Sample | Reject]:
+        for group in batched(samples, 4):
+            if 3 in [sample.meta["number"] for sample in group]:
+                raise ZeroDivisionError("no such batch")
+            yield from group
 
 
 @dataclass(frozen=True)
@@ -112,7 +159,8 @@ class Trouble(SampleStage):
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.kind == "hang":
                 time.sleep(3600)
-            raise ValueError("a bug in a stage")
+            if self.kind == "bug":
+                raise ValueError("a bug in a stage")
         return sample
 
     def _is_due(self) -> bool:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from engine_pipelines import NoMultiples, Numbers, Slow, digests, tiny
+from engine_pipelines import Batches, Files, NoMultiples, Numbers, Slow, digests, tiny, troubled
 
 from lt.datagen.engine.plan import make_plan
 from lt.datagen.engine.run import RunState, run_pipeline
 from lt.datagen.engine.stage import Pipeline, SampleStage, model_time, stage_digest
 from lt.datagen.engine.task import run_task
-from lt.datagen.shards import LtError, Reject, Sample, SampleError, open_shards
+from lt.datagen.shards import LtError, Reject, Sample, SampleError, ShardWriter, open_shards
 from lt.datagen.shards.errors import UsageError
 from lt.datagen.shards.manifest import MANIFEST, Manifest, Sidecar
 from lt.datagen.shards.writer import read_rejects
@@ -127,10 +127,67 @@ def test_a_source_that_raises_ends_its_split_with_a_reject(out):
     assert all_rejects(out)[0].detail == "byte 7 (the rest of this split was not read)"
 
 
-def test_a_stage_that_lets_a_sample_error_escape_fails_its_tasks(out):
+def test_a_stage_that_lets_a_sample_error_escape_loses_that_sample_alone(out):
     report = run_pipeline(Pipeline("leaky", Numbers(tasks=1), (Leaky(),)), out, workers=0)
-    assert report.exit_code == 1 and not digests(out)
-    assert "stage 'leaky' let a SampleError escape" in report.failed[0].error
+    assert report.complete and report.count == 8
+    assert report.rejected == {"even-multiple": 2, "odd-multiple": 1, "unreadable": 1}
+
+
+def test_what_a_stage_raises_costs_that_sample_and_the_traceback_is_kept(out):
+    report = run_pipeline(troubled("bug"), out, workers=0)
+    assert report.complete and report.rejected["unforeseen-error"] == 1
+    (lost,) = [reject for reject in all_rejects(out) if reject.reason == "unforeseen-error"]
+    assert (lost.key, lost.stage, lost.detail) == ("n-000003", "trouble", "ValueError: a bug in a stage")
+    (log,) = out.glob("*.log")
+    assert log.name == "shard-000000.log" and log.read_text().startswith("n-000003\nTraceback")
+    assert 'raise ValueError("a bug in a stage")' in log.read_text()
+
+
+def test_what_reading_a_sample_raises_costs_that_sample(out):
+    report = run_pipeline(Pipeline("files", Files(wrong=2)), out, workers=0)
+    (lost,) = all_rejects(out)
+    assert report.count == 7 and (lost.key, lost.stage, lost.detail) == ("f-2", "files", "KeyError: 'width'")
+    assert lost.meta["file"] == 2
+
+
+def test_a_stage_that_takes_several_samples_at_once_loses_the_one_at_which_it_raises(out):
+    report = run_pipeline(Pipeline("batches", Files(), (Batches(),)), out, workers=0)
+    assert report.complete and report.rejected == {"unforeseen-error": 1} and all_rejects(out)[0].key == "f-3"
+    assert [sample.key for sample in open_shards(str(out))] == ["f-0", "f-1", "f-2", "f-4", "f-5", "f-6", "f-7"]
+
+
+def test_what_a_source_raises_in_the_middle_of_a_batch_is_not_lost(out):
+    report = run_pipeline(Pipeline("breaks", Raises(), (Batches(),)), out, workers=0)
+    assert report.exit_code == 1 and report.failed[0].error == "OSError: no network"
+
+
+def test_a_stage_that_raises_at_every_sample_is_broken_itself(out):
+    report = run_pipeline(Pipeline("broken", Numbers(tasks=1), (Broken(),)), out, workers=0)
+    (failed,) = report.failed
+    assert failed.error == "broken raised at every sample, 10 of them; the last was n-000010: RuntimeError: no weights"
+    assert failed.trace.count("Traceback") == 10 and not digests(out)
+
+
+def test_settings_with_which_nothing_was_made_bind_nobody(out):
+    assert run_pipeline(Pipeline("refuses", Numbers(tasks=2), (Refuses([]),)), out, workers=0).exit_code == 1
+    assert run_pipeline(Pipeline("refuses", Numbers(tasks=2), (Slow(),)), out, workers=0).complete
+    with pytest.raises(LtError, match="made with other settings"):
+        run_pipeline(Pipeline("refuses", Numbers(tasks=2), (Slow(0.01),)), out, workers=0)
+
+
+def test_what_cannot_be_written_costs_that_sample(out, monkeypatch):
+    real = ShardWriter.write
+
+    def write(self: ShardWriter, sample: Sample) -> bool:
+        if sample.key == "f-4":
+            raise OverflowError("five channels")
+        return real(self, sample)
+
+    monkeypatch.setattr(ShardWriter, "write", write)
+    report = run_pipeline(Pipeline("files", Files()), out, workers=0)
+    assert report.count == 7 and [(r.key, r.stage, r.detail) for r in all_rejects(out)] == [
+        ("f-4", "write", "OverflowError: five channels")
+    ]
 
 
 def test_a_stage_that_yields_something_else_is_named(out):
@@ -337,6 +394,26 @@ class Leaky(NoMultiples):
 
 
 @dataclass(frozen=True)
+class Broken(SampleStage):
+    name: ClassVar[str] = "broken"
+
+    def process(self, sample: Sample) -> Sample | Reject:
+        raise RuntimeError("no weights")
+
+
+@dataclass(frozen=True)
+class Raises(Numbers):
+    """Two samples, then an error of its own."""
+
+    tasks: int = 1
+
+    def read(self, split: Any) -> Iterator[Sample | Reject]:
+        yield Sample("r-0", {"json": {"number": 0}})
+        yield Sample("r-1", {"json": {"number": 1}})
+        raise OSError("no network")
+
+
+@dataclass(frozen=True)
 class Nothing(SampleStage):
     name: ClassVar[str] = "nothing"
 
@@ -360,8 +437,8 @@ class NeedsFile(SampleStage):
     name: ClassVar[str] = "needs-file"
 
     def process(self, sample: Sample) -> Sample | Reject:
-        if sample.meta["number"] == 14:
-            Path(self.path).read_bytes()
+        if sample.meta["number"] == 14 and not Path(self.path).exists():
+            raise LtError(f"{self.path} is missing.")
         return sample
 
 
