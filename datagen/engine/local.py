@@ -38,6 +38,7 @@ BEAT_EVERY = 0.2
 _TICK = 0.2  # seconds between two looks at the clock
 _TAIL = 4096  # bytes of a worker's output that are kept
 _FAILED_STARTS = 3
+_START = 120.0  # seconds that a worker may at least take to import what it needs
 _PATIENCE = 5.0  # seconds for a worker to end by itself when all is done
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 
@@ -174,7 +175,9 @@ class _Crew:
         silent = time.monotonic() - worker.last_sign
         if not is_alive:
             self._lose(worker, f"its worker died ({_cause_of_death(worker.process.exitcode)})")
-        elif silent > self._stall_seconds and (worker.task or not worker.is_ready):
+        elif silent > max(self._stall_seconds, 0 if worker.is_ready else _START) and (
+            worker.task or not worker.is_ready
+        ):
             self._lose(worker, f"its worker showed no progress for {silent:.0f} seconds and was killed")
 
     def _take(self, worker: _Worker, message: object) -> None:

@@ -108,10 +108,10 @@ def test_a_worker_that_dies_before_it_takes_a_sample_costs_its_task(out):
 
 
 def test_a_sample_at_which_a_worker_hangs_twice_is_left_out_by_name(out):
-    report = run_pipeline(troubled("hang", tasks=2), out, workers=1, stall_seconds=8)
+    report = run_pipeline(troubled("hang", tasks=2), out, workers=1, stall_seconds=10)
     assert report.complete and report.rejected["worker-died"] == 1
     details = [reject.detail for _, reject in open_shards(str(out)).rejects() if reject.reason == "worker-died"]
-    assert details == ["twice at this sample, its worker showed no progress for 8 seconds and was killed"]
+    assert details == ["twice at this sample, its worker showed no progress for 10 seconds and was killed"]
 
 
 def test_a_pipeline_that_cannot_be_sent_is_refused(out):
