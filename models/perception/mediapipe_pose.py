@@ -197,8 +197,14 @@ class _Network:
             )
         # without XNNPACK, which writes a line to stderr
         plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        self._interpreter: Any = Interpreter(str(file), experimental_op_resolver_type=plain)
-        self._interpreter.allocate_tensors()
+        try:
+            self._interpreter: Any = Interpreter(str(file), experimental_op_resolver_type=plain)
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise BackendError(
+                f"{file} cannot be used: {' '.join(str(error).split())[:200]}",
+                "Install it again: pip install --no-deps --force-reinstall mediapipe==0.10.21",
+            ) from None
 
     def __call__(self, image: np.ndarray) -> list[np.ndarray]:
         """Its outputs for a float32 picture [h, w, 3], in the order of the file."""

@@ -24,6 +24,7 @@ import importlib
 import importlib.util
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 Box = tuple[float, float, float, float]
@@ -139,13 +140,15 @@ def find(kind: str, name: str) -> Backend:
 
 
 def from_pretrained(loader: Any, name: str) -> Any:
-    """`loader.from_pretrained(name)` on safetensors only. Raises BackendError with the command that fetches missing weights."""
+    """`loader.from_pretrained(name)` on safetensors only. Raises BackendError with what to do about missing or broken weights."""
     options = {} if loader.__name__.endswith("Processor") else {"use_safetensors": True}
     try:
         return loader.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise BackendError(
-            f"{loader.__name__} cannot be loaded from {name!r}: {reason}",
-            f"Fetch it where there is a network: hf download {name}; or give the folder that holds it.",
-        ) from None
+    except (
+        Exception
+    ) as error:  # hub, json, safetensors and torch each have their own errors for files that are not what is wanted
+        reason = " ".join(str(error).split())[:200]
+        hint = f"Fetch it where there is a network: hf download {name}; or give the folder that holds it."
+        if Path(name).is_dir():
+            hint = "Its files are another model's, or damaged: fetch them again into this folder."
+        raise BackendError(f"{loader.__name__} cannot be loaded from {name!r}: {reason}", hint) from None

@@ -70,7 +70,10 @@ class SamFileSegmenter(SamSegmenter):
             model = _sam_for(weights)
             model.load_state_dict(weights)
         except Exception as error:  # pickle, zip and torch each have their own errors for a file that is something else
-            raise BackendError(f"{file} holds no weights of SAM: {str(error).splitlines()[0][:200]}") from None
+            raise BackendError(
+                f"{file} holds no weights of SAM: {' '.join(str(error).split())[:200]}",
+                "It is another file, or was cut off on its way: download it again.",
+            ) from None
         self.predictor: Any = SamPredictor(model.to(device()))
 
     def _picture(self, image: np.ndarray, boxes: Sequence[Box]) -> list[np.ndarray]:

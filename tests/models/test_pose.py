@@ -7,7 +7,16 @@ import pytest
 
 from lt.datagen.shards.codec import decode_image, to_rgb
 from lt.models.perception import registry
-from lt.models.perception.mediapipe_pose import COCO_OF_LANDMARKS, Crop, coco_keypoints, refined, suppressed
+from lt.models.perception.mediapipe_pose import (
+    COCO_OF_LANDMARKS,
+    DETECTOR,
+    LANDMARKS,
+    Crop,
+    MediaPipePose,
+    coco_keypoints,
+    refined,
+    suppressed,
+)
 from lt.models.perception.registry import BackendError, find, load
 
 LACKING = find("pose", "mediapipe").missing
@@ -115,3 +124,13 @@ def test_grades_are_coco_s():
     points = coco_keypoints(landmarks, 20, 40)
     assert points[0].tolist() == [10, 10, 1] and points[1].tolist() == [10, 10, 2]
     assert points[5].tolist() == points[6].tolist() == [0, 0, 0], "absent; below the picture"
+
+
+def test_a_broken_file_says_what_to_do(tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    for file in (DETECTOR, LANDMARKS):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(b"TFL3 no more")
+    with pytest.raises(BackendError, match=r"pose_detection\.tflite cannot be used") as error:
+        MediaPipePose(str(tmp_path))
+    assert "pip install --no-deps --force-reinstall mediapipe" in error.value.hint

@@ -1,5 +1,7 @@
 """SAM and diffusion inpainting: the loading code, on small models with random weights saved with save_pretrained."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -84,8 +86,9 @@ def test_a_file_that_is_not_sams_is_refused_and_never_unpickled(tmp_path):
         ("text", "holds no weights"),
         ("no", "no file"),
     ]:
-        with pytest.raises(BackendError, match=message):
+        with pytest.raises(BackendError, match=message) as refused:
             load("segmenter", f"segment-anything:{tmp_path / name}.pth")
+        assert name == "no" or "download it again" in refused.value.hint
     with pytest.raises(BackendError, match="needs a file"):
         load("segmenter", "segment-anything")
 
@@ -149,3 +152,13 @@ def test_missing_weights_name_the_command(kind, backend, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(BackendError, match="hf download"):
         load(kind, f"{backend}:{tmp_path / 'nothing'}")
+
+
+def test_a_broken_folder_says_what_to_do(sam_folder, tmp_path):
+    broken = tmp_path / "sam"
+    shutil.copytree(sam_folder, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(BackendError, match="SamModel cannot be loaded from") as error:
+        load("segmenter", f"transformers:{broken}")
+    assert "fetch them again" in error.value.hint
