@@ -3,27 +3,24 @@
 Letters: s picture side, g patches along one side, n = g^2, L places for tokens, d width of the shared space.
 """
 
-import subprocess
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from lt.datagen.engine.stage import batched
 from lt.models.filip import word_of_patch
 from lt.models.nn.contrastive import Features
+from lt.recipes.diffusion.lettering import font
 from lt.recipes.diffusion.pictures import sheet
 
 CELL = 40
 """Side of a drawn patch in pixels."""
 _COLOURS = ((230, 25, 75), (0, 130, 200), (60, 160, 60), (245, 130, 48), (145, 30, 180), (0, 150, 150), (128, 100, 0))
-_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansSC-Regular.otf", "wqy-microhei.ttc", "msyh.ttc", "PingFang.ttc")
 
 
 @dataclass(frozen=True)
@@ -108,27 +105,6 @@ def titled(picture: np.ndarray, text: str) -> np.ndarray:
     for number, line in enumerate(lines):
         draw.text((4, 4 + 20 * number), line, font=letters, fill="black")
     return sheet([[np.asarray(head)], [picture]], gap=0)
-
-
-@lru_cache(maxsize=1)
-def chinese_font() -> str:
-    """The file of a font with Chinese characters on this machine, or "" where there is none (legends then show boxes)."""
-    for name in _FONTS:
-        try:
-            return str(ImageFont.truetype(name, 12).path)
-        except OSError:
-            continue
-    try:
-        answer = subprocess.run(["fc-match", "-f", "%{file}", ":lang=zh"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return answer.stdout if answer.returncode == 0 and Path(answer.stdout).is_file() else ""
-
-
-@lru_cache(maxsize=8)
-def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """A font of this size; with Chinese characters where the machine has one."""
-    return ImageFont.truetype(chinese_font(), size) if chinese_font() else ImageFont.load_default(size)
 
 
 def _colour(thing: int, otherwise: tuple[int, int, int] = (0, 0, 0)) -> tuple[int, int, int]:

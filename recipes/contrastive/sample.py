@@ -15,10 +15,11 @@ from lt.datagen.shards.codec import encode_image
 from lt.datagen.shards.storage import atomic_file, write_json
 from lt.models.nn.device import device
 from lt.models.nn.tokenizers import find_phrase
-from lt.recipes.contrastive.alignment import Aligned, chinese_font, owners, three_in_a_row, titled
+from lt.recipes.contrastive.alignment import Aligned, owners, three_in_a_row, titled
 from lt.recipes.contrastive.objective import ContrastiveEncoder
 from lt.recipes.contrastive.options import AlignOptions
 from lt.recipes.contrastive.settings import test_scenes
+from lt.recipes.diffusion.lettering import chinese_font
 from lt.recipes.evaluate.bootstrap import Interval, resampled
 from lt.recipes.evaluate.localisation import Found, found
 from lt.recipes.evaluate.readers import Collection, Item, open_collection

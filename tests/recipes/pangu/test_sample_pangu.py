@@ -38,7 +38,7 @@ def test_with_nothing_said_it_draws_the_test_figures(here, tmp_path):
     stages = {entry["stage"]: entry for entry in first.meta["lineage"]}
     assert stages["captions"]["parents"] == ["figure-test-0-000000"]
     assert stages["pangu"]["seed"] == first.meta["seed"] == 0 and len(stages["pangu"]["model"]) == 64
-    assert np.asarray(Image.open(tmp_path / "grid.png")).shape == (4 * 64 + 5 * 2, 8 * 64 + 9 * 2, 3)
+    assert np.asarray(Image.open(tmp_path / "grid.png")).shape == (4 * 64 + 2 * 36 + 7 * 2, 8 * 64 + 9 * 2, 3)
     assert "Nothing to do" in sample(*words)
     verified = CliRunner().invoke(app, ["shards", "verify", str(tmp_path)])
     assert verified.exit_code == 0, verified.output
@@ -67,7 +67,7 @@ def test_prompts_in_both_languages_and_the_control_picture_matter(here, tmp_path
     assert [one.meta["captions"] for one in plain][:2] == [{"en": PROMPT}, {"zh": "一个穿着红色T恤的孩子"}]
     assert posed[0]["pose.png"].shape == (64, 64, 3) and "pose.png" not in plain[0]
     assert not np.array_equal(plain[0].picture, posed[0].picture)
-    assert np.asarray(Image.open(tmp_path / "posed" / "grid.png")).shape == (2 * 64 + 6, 3 * 64 + 8, 3)
+    assert np.asarray(Image.open(tmp_path / "posed" / "grid.png")).shape == (2 * 64 + 36 + 8, 3 * 64 + 8, 3)
     with pytest.raises(LtError, match="was made with other settings"):
         sample(*common, "--seed", "1", "--out", str(tmp_path / "plain"))
 
