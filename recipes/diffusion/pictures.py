@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lt.datagen.shards import SampleError
+
 Size = tuple[int, int]
 """(width, height) in pixels."""
 GAP = 2
@@ -57,6 +59,17 @@ def to_bytes(pixels: Tensor) -> np.ndarray:
     """Float [b, 3, h, w] in -1..1 (what lies beyond is clipped) to uint8 [b, h, w, 3]."""
     scaled = (pixels.detach().float().clamp(-1, 1) + 1) * 127.5
     return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def to_picture(pixels: Tensor) -> np.ndarray:
+    """What a model made, float [3, h, w] in about -1..1, to uint8 [h, w, 3].
+
+    Raises:
+        SampleError: `not-finite`, which would become a black picture.
+    """
+    if missing := int((~pixels.isfinite()).sum()):
+        raise SampleError("not-finite", f"{missing:,} of {pixels.numel():,} numbers are no numbers", missing)
+    return to_bytes(pixels[None])[0]
 
 
 def sheet(rows: Sequence[Sequence[np.ndarray]], gap: int = GAP) -> np.ndarray:

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from lt.datagen.engine.stage import batched, model_time
-from lt.datagen.shards import Reject, Sample, UsageError
+from lt.datagen.shards import Reject, Sample, SampleError, UsageError
 from lt.datagen.shards.storage import digest_of
 from lt.recipes.config import nearest
 from lt.recipes.diffusion.controls import control_picture
-from lt.recipes.diffusion.pictures import Size, to_bytes
+from lt.recipes.diffusion.pictures import Size, to_picture
 from lt.recipes.draw.painters import Painter, PainterFiles, open_painter
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Fill in the picture (`png`) of every request, from its prompt, seed and control pictures.
+    """Fill in the picture (`png`) of every request, from its prompt, seed and control pictures. Rejects: `not-finite`.
 
     A system that draws otherwise derives from it: its `name` and `drawn`, and `painters` where several draw.
 
@@ -48,9 +48,13 @@ class Draw:
     def __call__(self, samples: Iterator[Sample]) -> Iterator[Sample | Reject]:
         for group in batched(samples, self.batch):
             with model_time():
-                pictures = to_bytes(self.drawn(group))
-            for sample, picture in zip(group, pictures, strict=True):
-                sample["png"] = picture
+                drawn = self.drawn(group)
+            for sample, pixels in zip(group, drawn, strict=True):
+                try:
+                    sample["png"] = to_picture(pixels)
+                except SampleError as error:
+                    yield Reject.of(sample, error.reason, error.figure, error.detail)
+                    continue
                 made = {"width": self.width, "height": self.height, "source": {"name": f"lt sample {self.name}"}}
                 sample.meta.update(made)
                 yield sample

@@ -19,7 +19,7 @@ class EditOptions(Section):
     """A grey picture, white where the source may change."""
     box: str | None = option(None, shown=False)
     """Instead of a mask: X,Y,WIDTH,HEIGHT in pixels, inside which the source may change."""
-    seed: int = option(0, ge=0)
+    seed: int = option(0, ge=0, le=2**63 - 1)
     """Another seed gives another result."""
     limit: int | None = option(None, ge=1, shown="all")
     """Of a folder of pictures: only the first so many."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lt.datagen.engine.stage import Source
-from lt.datagen.shards import Reject, Sample, SampleError, UsageError
+from lt.datagen.shards import LtError, Reject, Sample, SampleError, UsageError
 from lt.datagen.shards.captions import main_caption
 from lt.datagen.shards.codec import decode_image, to_rgb
 from lt.datagen.shards.sample import safe_key
@@ -24,6 +25,10 @@ Box = tuple[int, int, int, int]
 def source_of(where: str, limit: int | None = None) -> Source:
     """A picture, a folder of pictures, or shards. Raises LtError where there is none of these."""
     path = Path(where)
+    if not path.exists() and not re.search(r"://|\{", where):
+        raise LtError(
+            f"There is no {where}.", "Name a picture, a folder of pictures, or shards (folder, tar, pattern, URL)."
+        )
     if path.suffix.lower() in PICTURE_SUFFIXES or (path.is_dir() and not any(path.glob("*.tar"))):
         return FolderSource(path, limit)
     return ShardSource(where)
@@ -84,7 +89,9 @@ class Requests:
 
     def _told(self, sample: Sample, instruction: str) -> dict[str, Any]:
         meta = sample.meta if "json" in sample else {}
-        kept = {name: meta[name] for name in ("source", "lineage") if name in meta}
+        kept = {
+            name: deepcopy(meta[name]) for name in ("source", "lineage") if name in meta
+        }  # each request goes on by itself
         return kept | {"edit": {"instruction": instruction, "seed": self.seed, "parent": sample.key}}
 
     def _mask(self, sample: Sample, source: np.ndarray) -> np.ndarray:

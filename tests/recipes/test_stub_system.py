@@ -1,6 +1,7 @@
 """A system is one file, one folder and one registry line: a stub trains, draws, edits, measures and appears everywhere."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -85,6 +86,8 @@ def test_a_picture_is_edited_by_its_mask_into_layers(lt, folder):
     assert sorted(path.name for path in (folder / "night-ora").iterdir()) == ["a-0.ora", "a-1.ora"]
     shards = list(open_shards(str(folder / "night")))
     assert [sample["txt"] for sample in shards] == ["night", "fog"]
+    for sample in shards:
+        assert [step["stage"] for step in sample.meta["lineage"]] == ["folder", "requests", "invert"]
     assert (shards[0]["png"][:, :5] == 255).all() and (shards[0]["png"][:, 5:10] == 0).all()
     assert lt("shards", "page", "night")[0] == 0
     assert {"0.webp", "0-source.webp", "0-mask.webp"} <= {p.name for p in Path("night-page/images/0000").iterdir()}
@@ -96,13 +99,40 @@ def test_a_picture_is_edited_by_its_mask_into_layers(lt, folder):
         (["a.png", "--mask", "m.png", "--box", "1,2,3,4"], 2, "give either --mask or --box"),
         (["a.png", "--box", "1,2"], 2, "want X,Y,WIDTH,HEIGHT"),
         (["a.png", "--mask", "nowhere.png"], 1, "There is no mask nowhere.png"),
-        (["nowhere"], 1, "nowhere"),
+        (["a.png", "--mask", "text.png"], 1, "Cannot read the mask text.png: "),
+        (["a.png", "--seed", str(2**64)], 2, "--seed"),
+        (["nowhere"], 1, "There is no nowhere.\n  Name a picture, a folder of pictures, or shards"),
+        (["nowhere.png"], 1, "There is no nowhere.png."),
     ],
 )
 def test_mistakes_are_explained(lt, folder, words, code, message):
     Image.new("RGB", (20, 10), "white").save(folder / "a.png")
+    (folder / "text.png").write_text("no picture")
     ended, _, told = lt("edit", "stub", *words)
     assert ended == code and message in told
+
+
+def test_ctrl_c_stops_an_edit_and_the_same_command_goes_on(lt, folder, monkeypatch):
+    assert lt("datagen", "squares", "--count", "24")[0] == 0
+    assert lt("shards", "reshard", "data/squares-24", "--samples", "8", "--out", "eights")[0] == 0
+    words = ("edit", "stub", "eights", "--instruction", "no", "--out", "stopped")
+    editor, asked = sys.modules["stub.work"].Invert, []
+    plain = editor.edited
+
+    def pressed(self, requests):
+        asked.append(requests[0].key)
+        if len(asked) == 2:  # a group a shard
+            signal.raise_signal(signal.SIGINT)
+        return plain(self, requests)
+
+    monkeypatch.setattr(editor, "edited", pressed)
+    code, _, told = lt(*words)
+    assert code == 1 and "the same command again continues" in told and "Traceback" not in told
+    monkeypatch.setattr(editor, "edited", plain)
+    code, _, told = lt(*words)
+    assert code == 0 and "24 samples in 3 shards" in told and "1 of 3 tasks were done before" in told
+    edited = list(open_shards(str(folder / "stopped")))
+    assert len({sample.key for sample in edited}) == 24 and all((one["png"] == 229).all() for one in edited)
 
 
 def test_its_claim_is_judged(lt):

@@ -147,7 +147,11 @@ const ltPage = (() => {
 
   function drawEdit(entry) {
     const parts = entry.views.includes("-source") ? ["-source", "-mask", ""] : [];
-    $("edit").replaceChildren(...parts.map((suffix) => element("img", { src: `${entry.image}${suffix}.webp`, alt: suffix.slice(1) || "result" })));
+    const scores = Object.entries(entry.meta?.edit?.scores ?? {}).map(([name, score]) => ` · ${name} ${Number(score).toPrecision(3)}`).join("");
+    $("edit").replaceChildren(...parts.map((suffix) => {
+      const name = suffix.slice(1) || "result";
+      return element("figure", {}, element("img", { src: `${entry.image}${suffix}.webp`, alt: name }), element("figcaption", {}, name + (suffix ? "" : scores)));
+    }));
   }
 
   function drawSwitches(entry) {
