@@ -17,20 +17,48 @@ EXPERTS = (find("edges", "opencv").target, find("pose", "mediapipe").target)
 """Who looks at photographs, as `module:Class`."""
 _ASPECT = 0.02
 """Aspect ratios may differ so much (as a share) before a control picture would be visibly cut."""
+_DARK, _DRAWN = 64, 0.5
+"""Brightness below which a pixel is ground, and the share of a skeleton or an edge map that may be more than ground."""
+
+
+def read_drawn(control: str, file: Path, size: Size) -> np.ndarray:
+    """A control picture as it was drawn, uint8 RGB [h, w, 3] of the aspect of `size`; what is transparent is black.
+
+    Raises:
+        LtError: it cannot be read, has another aspect, or is a photograph where a drawing on black is wanted.
+    """
+    picture = read_picture(control, file, ground=0)
+    if not same_aspect(picture.shape, size):
+        width, height = size
+        raise LtError(
+            f"The {control} picture is {picture.shape[1]}x{picture.shape[0]}, the pictures are to be {width}x{height}: "
+            "another aspect.",
+            "Cut one to the other's aspect, or choose --size.",
+        )
+    share = (picture.max(axis=2) >= _DARK).mean()
+    if control in ("pose", "edge") and share > _DRAWN:
+        wanted = "skeleton" if control == "pose" else "edge map"
+        raise LtError(
+            f"{file} is no {wanted} on black: {share:.0%} of it is not dark.",
+            f"To follow the {control} of a photograph: --{control}-of {file}",
+        )
+    return picture
 
 
 def find_in_photo(control: str, file: Path, size: Size) -> np.ndarray:
     """The control picture of a photograph, as the figures world makes its own: uint8 [height, width] or [height, width, 3].
 
+    A photograph of another aspect than `size` lies whole in the middle, on black; of its colours those of its middle are taken.
+
     Raises:
         UsageError: no expert is known for this control.
-        LtError: the photograph cannot be read or has another aspect; nobody is in it; the expert is not installed.
+        LtError: the photograph cannot be read; nobody is in it; the expert is not installed.
     """
     if control not in FINDERS:
         raise UsageError(
             f"No expert here finds the {control} picture of a photograph.", f"Known: {', '.join(FINDERS)}."
         )
-    photo = read_picture(control, file, size)
+    photo = read_picture(control, file)
     try:
         found = FINDERS[control](photo, size)
     except BackendError as error:
@@ -43,26 +71,15 @@ def find_in_photo(control: str, file: Path, size: Size) -> np.ndarray:
     return found
 
 
-def read_picture(control: str, file: Path, size: Size, ground: int = 255) -> np.ndarray:
-    """A picture of the aspect of `size`, uint8 RGB [h, w, 3], where it is transparent over a grey `ground`: photographs over
-    white, control pictures over black (0), which is where nothing is drawn.
-
-    Raises:
-        LtError: it cannot be read, or has another aspect.
+def read_picture(control: str, file: Path, ground: int = 255) -> np.ndarray:
+    """A picture, uint8 RGB [h, w, 3], where it is transparent over a grey `ground`: photographs over white, control pictures
+    over black (0), which is where nothing is drawn. Raises LtError if it cannot be read.
     """
     try:
-        picture = to_rgb(decode_image(file.read_bytes()), ground)
+        return to_rgb(decode_image(file.read_bytes()), ground)
     except (OSError, SampleError) as error:
         reason = getattr(error, "strerror", None) or error
         raise LtError(f"Cannot read the {control} picture {file}: {reason}.") from None
-    if not same_aspect(picture.shape, size):
-        width, height = size
-        raise LtError(
-            f"The {control} picture is {picture.shape[1]}x{picture.shape[0]}, the pictures are to be {width}x{height}: "
-            "another aspect.",
-            "Cut one to the other's aspect, or choose --size.",
-        )
-    return picture
 
 
 def same_aspect(shape: Sequence[int], size: Size) -> bool:
@@ -70,10 +87,22 @@ def same_aspect(shape: Sequence[int], size: Size) -> bool:
     return abs(shape[1] * size[1] / (shape[0] * size[0]) - 1) <= _ASPECT
 
 
+def _within(own: Size, size: Size) -> tuple[Size, Size]:
+    """Where a photograph of the size `own` lies in pictures of `size`: its size there, and (left, top)."""
+    if same_aspect(own[::-1], size):
+        return size, (0, 0)
+    scale = min(size[0] / own[0], size[1] / own[1])
+    wide, high = (max(1, round(side * scale)) for side in own)
+    return (wide, high), ((size[0] - wide) // 2, (size[1] - high) // 2)
+
+
 def _edges(photo: np.ndarray, size: Size) -> np.ndarray:
     """At the size of the pictures: the edges of a large photograph would vanish when scaled down."""
     detector: Any = load("edges", "opencv")
-    return detector.edges([fitted(photo, *size)])[0]
+    (wide, high), (left, top) = _within((photo.shape[1], photo.shape[0]), size)
+    edges = np.zeros((size[1], size[0]), np.uint8)
+    edges[top : top + high, left : left + wide] = detector.edges([fitted(photo, wide, high)])[0]
+    return edges
 
 
 def _skeletons(photo: np.ndarray, size: Size) -> np.ndarray | None:
@@ -82,8 +111,9 @@ def _skeletons(photo: np.ndarray, size: Size) -> np.ndarray | None:
     if not len(people):
         return None
     own = (photo.shape[1], photo.shape[0])
-    wide, high, left, top = covering(own, size)
-    people[:, :, :2] = people[:, :, :2] * (wide / own[0], high / own[1]) - (left, top)
+    within, corner = _within(own, size)
+    wide, high, left, top = covering(own, within)
+    people[:, :, :2] = people[:, :, :2] * (wide / own[0], high / own[1]) - (left, top) + corner
     return draw_openpose(people, *size)
 
 

@@ -4,8 +4,10 @@ import re
 from collections.abc import Callable, Sequence
 
 from lt.datagen.shards import UsageError
+from lt.datagen.shards.codec import whole_text
+from lt.models.nn.tokenizers import split_words
 from lt.recipes.diffusion.pictures import Size
-from lt.recipes.draw.control_files import read_picture
+from lt.recipes.draw.control_files import read_picture, same_aspect
 from lt.recipes.draw.options import ControlOptions, DrawOptions
 from lt.recipes.draw.painters import Painter
 from lt.recipes.draw.prompts import PromptSource, ShardPrompts, read_prompts
@@ -13,6 +15,8 @@ from lt.recipes.system import Note
 from lt.recipes.worlds import figures, world_folder
 
 _WORLD_SAMPLES, _FROM_SHARDS = 256, 16
+_TOLD = 8
+"""Prompts whose unknown words are named."""
 
 
 def size_of(text: str, option: str = "--size") -> Size:
@@ -42,7 +46,7 @@ def prompt_source(
         UsageError: options that contradict each other.
         LtError: prompts or pictures that are not there or do not fit.
     """
-    texts = [*options.prompt, *(read_prompts(options.prompts) if options.prompts else [])]
+    texts = [*map(whole_text, options.prompt), *(read_prompts(options.prompts) if options.prompts else [])]
     if texts and options.data:
         raise UsageError("Give either prompts or --data.", "--data takes its prompts from the captions of the shards.")
     if texts:
@@ -77,12 +81,26 @@ def warn(
         if options.count and options.count > source.total:
             note(f"  {source.where} holds {source.total} samples: so many pictures, not {options.count}")
         return
-    for control, file in source.pictures:
-        height, width, _ = read_picture(control, file, source.size).shape
-        if (width, height) != source.size:
-            note(f"  the {control} picture is scaled from {width}x{height} to {source.size[0]}x{source.size[1]}")
+    for control, file in (*source.pictures, *source.photos):
+        height, width, _ = read_picture(control, file).shape
+        size, wanted = f"{width}x{height}", f"{source.size[0]}x{source.size[1]}"
+        if not same_aspect((height, width), source.size):
+            how = "its middle is taken" if control == "color" else "it lies whole in the middle, on black"
+            note(f"  {file} is {size}, another aspect than {wanted}: {how}")
+        elif size != wanted and (control, file) in source.pictures:
+            note(f"  the {control} picture is scaled from {size} to {wanted}")
+    _warn_of_unknown_words(source.prompts, painter, note)
     for before in ("", *(f"{style} " for style in styles)):
         for prompt in source.prompts:
             if cut := painter.unread(before + prompt):
                 said = f"the last {cut} words of {(before + prompt)[:40]!r}..."
                 note(f"  {said} are not read: the text encoder has no places for them")
+
+
+def _warn_of_unknown_words(prompts: Sequence[str], painter: Painter, note: Note) -> None:
+    found = {prompt: unknown for prompt in prompts if (unknown := painter.unknown(prompt))}
+    for prompt, unknown in list(found.items())[:_TOLD]:
+        share = f"{len(unknown)} of {sum(word[0].isalnum() for word in split_words(prompt))} words"
+        note(f"  {share} of {prompt[:40]!r} are unknown to this model: {', '.join(dict.fromkeys(unknown))}")
+    if len(found) > _TOLD:
+        note(f"  so are words of {len(found) - _TOLD:,} more prompts")

@@ -30,7 +30,7 @@ class DrawOptions(Section):
     """Sampling steps."""
     guidance: float | None = option(None, shown="the model's", ge=1)
     """How closely to follow the prompt; 1 = no guidance."""
-    seed: int = option(0, ge=0)
+    seed: int = option(0, ge=0, le=2**63 - 1)
     """Of the first picture; the n-th has seed + n."""
     batch: int = option(8, ge=1)
     """Pictures at once: fewer need less memory."""

@@ -22,6 +22,7 @@ from lt.models.nn.autoencoder import LatentSpace
 from lt.models.nn.device import device, dtype_for
 from lt.models.nn.diffusion import Denoiser, Guided
 from lt.models.nn.sampling import sample, seeded_start
+from lt.recipes.diffusion import autoencoders
 from lt.recipes.diffusion.pictures import Size
 from lt.recipes.diffusion.quiet import without_bars
 from lt.recipes.diffusion.unets import INDEX
@@ -39,7 +40,9 @@ class Painter:
         side: of the square in pixels that it draws when nothing is said.
         guidance: how closely it follows prompts when nothing is said.
         channels: of its latents.
+        autoencoder: the digest of its files; painters with the same one draw in the same latent space.
         controls: names of its branches.
+        unknown: the words of a prompt that it has no numbers for, in their order; it reads them as one and the same.
         unread: how many tokens of a prompt it leaves unread, because its text encoder has no places for them.
         conditions: (prompts, (width, height), hints [b, 3, height, width] in 0..1 by branch) to the condition and its empty
             counterpart.
@@ -52,7 +55,9 @@ class Painter:
     side: int
     guidance: float
     channels: int
+    autoencoder: str
     controls: tuple[str, ...]
+    unknown: Callable[[str], Sequence[str]]
     unread: Callable[[str], int]
     conditions: Callable[[Sequence[str], Size, Mapping[str, Tensor]], Conditions]
 
@@ -170,10 +175,18 @@ class PipelineFiles(PainterFiles):
             side=network.config.sample_size * space.factor,
             guidance=GUIDANCE,
             channels=space.channels,
+            autoencoder=self._autoencoder(),
             controls=self.controls,
+            unknown=lambda prompt: (),  # its tokenizer spells every word
             unread=lambda prompt: 0,  # diffusers says itself what its tokenizer cuts off
             conditions=conditions,
         )
+
+    def _autoencoder(self) -> str:
+        try:
+            return autoencoders.locate(self.folders[0]).digest
+        except LtError:  # its weights have another name, of a variant: then only the same folder is the same
+            return self.digest
 
 
 def _dtype(folder: Path, where: torch.device) -> torch.dtype:

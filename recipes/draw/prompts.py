@@ -14,13 +14,13 @@ import numpy as np
 
 from lt.datagen.engine.stage import Source, ranges
 from lt.datagen.shards import LtError, Reject, Sample, SampleError, UsageError, captions_of
-from lt.datagen.shards.captions import lines_of
+from lt.datagen.shards.captions import lines_of, texts_of
 from lt.datagen.shards.storage import digest_of_file
 from lt.datagen.sources.shards import ShardSource
 from lt.models.nn.tokenizers import split_words
 from lt.recipes.diffusion.controls import control_picture
 from lt.recipes.diffusion.pictures import Size, fitted
-from lt.recipes.draw.control_files import EXPERTS, find_in_photo, read_picture, same_aspect
+from lt.recipes.draw.control_files import EXPERTS, find_in_photo, read_drawn, same_aspect
 
 SHARD_SIZE = 32
 """Samples a shard: what an interrupted run repeats at most."""
@@ -79,9 +79,7 @@ class PromptSource(Source):
 
     @cached_property
     def _controls(self) -> dict[str, np.ndarray]:
-        drawn = {
-            name: fitted(read_picture(name, file, self.size, ground=0), *self.size) for name, file in self.pictures
-        }
+        drawn = {name: fitted(read_drawn(name, file, self.size), *self.size) for name, file in self.pictures}
         return drawn | {name: find_in_photo(name, file, self.size) for name, file in self.photos}
 
 
@@ -145,9 +143,9 @@ def request(key: str, prompt: str, seed: int, fields: Mapping[str, Any], prompt_
 def read_prompts(file: Path) -> list[str]:
     """One prompt a line; empty lines are passed over. Raises LtError if the file cannot be read or holds none."""
     try:
-        lines = [line.strip() for line in lines_of(file)]
+        prompts = texts_of(lines_of(file))
     except (OSError, UnicodeDecodeError) as error:
         raise LtError(f"Cannot read the prompts {file}: {getattr(error, 'strerror', None) or error}.") from None
-    if not any(lines):
+    if not prompts:
         raise LtError(f"{file} holds no prompt.", "Want one prompt a line.")
-    return [line for line in lines if line]
+    return prompts

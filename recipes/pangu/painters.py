@@ -5,6 +5,7 @@ painter = open_painter(locate_runs(["runs/pangu-tiny", "runs/pangu-tiny-texture"
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,15 +17,16 @@ from lt.models.nn.control import HINT
 from lt.models.nn.device import device, dtype_for
 from lt.models.nn.diffusion import Denoiser
 from lt.models.nn.sampling import make_scheduler
+from lt.models.nn.tokenizers import split_words
 from lt.models.pangu import TimeDecoupled
 from lt.recipes.diffusion.pictures import Size
-from lt.recipes.diffusion.unets import is_pipeline
+from lt.recipes.diffusion.unets import INDEX, is_pipeline
 from lt.recipes.draw.painters import GUIDANCE, Conditions, Painter, PainterFiles, locate_pipeline
 from lt.recipes.pangu.objective import PanguObjective, restore
 from lt.recipes.registry import run_named
 from lt.recipes.shipped import located, present
 from lt.recipes.training import checkpoints
-from lt.recipes.training.checkpoints import Record
+from lt.recipes.training.checkpoints import RECORD, Record
 
 _TINY_GUIDANCE = {"tiny": 3.0, "tiny-whole": 3.0}
 """Of U-Nets so small that the paper's washes limbs away (docs/benchmarks.md)."""
@@ -70,7 +72,9 @@ class RunFiles(PainterFiles):
             side=some.settings.model.high,
             guidance=_TINY_GUIDANCE.get(some.settings.model.unet, GUIDANCE),
             channels=some.space.channels,
+            autoencoder=some.located.digest,
             controls=tuple(sorted({one.settings.model.control for one in branches})),
+            unknown=partial(_unknown_words, some),
             unread=some.unread,
             conditions=conditions,
         )
@@ -93,12 +97,25 @@ def locate_runs(where: Sequence[str]) -> RunFiles:
                 hint = f"Train it first: {need.card.header['command']}"
             raise LtError(f"{run} is not there.", hint)
         checkpoint = checkpoints.chosen(folder)
+        if not (checkpoint / RECORD).is_file():
+            raise LtError(
+                f"{run} is neither a run with a checkpoint nor a diffusers folder: no {RECORD}, no {INDEX}.",
+                "Name a run of `lt train pangu` that has saved one, or a folder that diffusers wrote.",
+            )
         record = Record.load(checkpoint)
         if record.system != "pangu":
             raise LtError(f"{run} is a checkpoint of {record.system}, not of pangu.", "Name a run of `lt train pangu`.")
         folders.append(str(checkpoint.absolute()))
         digests.append({name: sha for name, sha in record.files.items() if name != "optimizer.safetensors"})
     return RunFiles(tuple(folders), digest_of(digests))
+
+
+def _unknown_words(one: PanguObjective, prompt: str) -> list[str]:
+    """Marks do not count; frozen encoders spell every word."""
+    if one.encoder is None:
+        return []
+    numbered = zip(split_words(prompt), one.tokenizer.encode([prompt])[0], strict=True)
+    return [word for word, number in numbered if number == one.tokenizer.unknown and word[0].isalnum()]
 
 
 def _check_fit(

@@ -26,8 +26,9 @@ def member(painter: Painter, guided: Guided, size: Size, weight: float = 0.0, le
     The weight in another latent space than the lead's fades to zero from t = 300 to 200: through pixels, the autoencoders'
     error would pass wholly into the result near t = 0.
     """
-    shared = lead is None or painter.space is lead.space
-    return Member(guided, painter.space, painter.latent_shape(*size), weight if shared else fading(weight))
+    if lead is None or painter.autoencoder != lead.autoencoder:
+        return Member(guided, painter.space, painter.latent_shape(*size), fading(weight) if lead else weight)
+    return Member(guided, lead.space, painter.latent_shape(*size), weight)
 
 
 def draw_together(lead: Painter, groups: Sequence[HandOver], seeds: Sequence[int], steps: int, **how: Any) -> Tensor:
@@ -83,8 +84,8 @@ class DrawTogether(Draw):
         weighted = zip((self.painter, *self.others), (0.0, *self.weights), strict=True)
         members = [self._member(files, self.size, group, weight=weight, lead=lead) for files, weight in weighted]
         groups = [HandOver([self._member(*self.low, group)], T_LOW)] if self.low else []
-        seeds = [sample.meta["seed"] for sample in group]
-        return draw_together(lead, [*groups, HandOver(members)], seeds, self.steps, **how)
+        seeds, hook = [sample.meta["seed"] for sample in group], how.pop("hook", None)
+        return draw_together(lead, [*groups, HandOver(members, hook=hook)], seeds, self.steps, **how)
 
     def _member(self, files: PainterFiles, size: Size, group: Sequence[Sample], **how: Any) -> Member:
         """`how`: weight and lead, see `member`."""

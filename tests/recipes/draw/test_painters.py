@@ -73,3 +73,30 @@ def test_what_a_painter_cannot_do_is_said(base, tmp_path):
     open_painter.cache_clear()
     with pytest.raises(LtError, match="changed while it was in use"):
         open_painter(files)
+
+
+class OneIsBroken(Draw):
+    """The second of every three pictures overflows."""
+
+    def drawn(self, group):
+        pixels = torch.zeros(len(group), 3, 32, 32)
+        pixels[1::3, 0, 4, 4] = float("inf")
+        return pixels
+
+
+def test_a_picture_that_is_not_finite_is_a_reject_and_costs_no_neighbour(base, tmp_path):
+    source = PromptSource("draw", ("a red apple",), 4, 0, (32, 32))
+    stage = OneIsBroken(locate_pipeline(str(base)), (), 32, 32, batch=3)
+    report = run_pipeline(Pipeline("draw", source, (stage,)), tmp_path / "out", workers=0)
+    assert (report.count, report.rejected) == (3, {"not-finite": 1})
+    assert [sample.meta["seed"] for sample in open_shards(tmp_path / "out")] == [0, 2, 3]
+
+
+def test_weights_that_are_no_numbers_draw_nothing(tiny_sd, tmp_path):
+    with torch.no_grad():
+        tiny_sd.unet.conv_out.bias.fill_(float("nan"))
+    tiny_sd.save_pretrained(tmp_path / "nan")
+    source = PromptSource("draw", ("a red apple",), 2, 0, (32, 32))
+    stage = Draw(locate_pipeline(str(tmp_path / "nan")), (), 32, 32, steps=2)
+    report = run_pipeline(Pipeline("draw", source, (stage,)), tmp_path / "out", workers=0)
+    assert (report.count, report.rejected) == (0, {"not-finite": 2})

@@ -13,7 +13,10 @@ from lt.datagen.shards import LtError
 from lt.recipes import ship as module
 from lt.recipes import shipped
 from lt.recipes.diffusion import autoencoders
+from lt.recipes.draw.job import warn
+from lt.recipes.draw.options import DrawOptions
 from lt.recipes.draw.painters import open_painter
+from lt.recipes.draw.prompts import PromptSource
 from lt.recipes.pangu.objective import restore
 from lt.recipes.pangu.painters import locate_runs
 from lt.recipes.registry import UsualRun
@@ -79,3 +82,16 @@ def test_shipped_models_draw_together_and_use_the_shipped_autoencoder(recipes):
 
 def _seed() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+def test_words_that_the_model_does_not_know_are_named():
+    painter, told = open_painter(locate_runs(["lt:pangu-tiny", "lt:pangu-tiny-texture"])), []
+    prompt = "a Turquoise child, waving: xyzzy, turquoise!"
+    assert painter.unknown(prompt) == ["turquoise", "xyzzy", "turquoise"]
+    assert not painter.unknown("a child in a red shirt, waving") and not painter.unknown("一个穿着红色T恤的孩子")
+    warn(PromptSource("pangu", (prompt, prompt, "a child"), 3, 0, (64, 64)), DrawOptions(), painter, told.append)
+    assert told == [f"  3 of 6 words of {prompt[:40]!r} are unknown to this model: turquoise, xyzzy"]
+    many = tuple(f"a child {number}th" for number in range(20))
+    told.clear()
+    warn(PromptSource("pangu", many, 20, 0, (64, 64)), DrawOptions(), painter, told.append)
+    assert len(told) == 9 and told[-1] == "  so are words of 12 more prompts"
