@@ -21,8 +21,9 @@ from lt.recipes.contrastive.options import AlignOptions
 from lt.recipes.contrastive.settings import test_scenes
 from lt.recipes.diffusion.lettering import chinese_font
 from lt.recipes.evaluate.bootstrap import Interval, resampled
+from lt.recipes.evaluate.features import unknown_to
 from lt.recipes.evaluate.localisation import Found, found
-from lt.recipes.evaluate.readers import Collection, Item, open_collection
+from lt.recipes.evaluate.readers import Collection, Item, PassedOver, open_collection
 from lt.recipes.shipped import located, or_shipped
 from lt.recipes.system import Answer, Note
 
@@ -49,7 +50,7 @@ def sample(system: str, options: AlignOptions, note: Note) -> Answer:
     encoder = ContrastiveEncoder.load(where)
     data = options.data or str(test_scenes(encoder.objective.settings, note))
     note(f"{system}: {where} (step {encoder.record.step:,}) on {device().type}; data {data}")
-    collection = open_collection(data, options.pictures, encoder.language)
+    collection = open_collection(data, options.pictures, None if options.prompt else encoder.language)
     out = options.out or Path("samples") / system
     result = align(encoder, collection, out, options.prompt, options.label, options.count, options.limit, note)
     if result.found:
@@ -90,12 +91,14 @@ def align(
         )
     if encoder.language == "zh" and not chinese_font():
         note("  no font with Chinese characters on this machine: legends show boxes; alignment.json holds the words")
-    drawn, records, parts = [], [], []
+    drawn, records, parts, texts, bad = [], [], [], [], PassedOver()
     for item in islice(collection.items(), limit):
         try:
             row = _row(encoder, item, prompt, label)
-        except SampleError:
+        except SampleError as error:
+            bad.add(error.reason, item.key)
             continue
+        texts.append(row["text"])
         patches, words = _dense(encoder, row)
         parts.append(found(patches, words, row["names"], row["cells"]))
         if len(drawn) < count:
@@ -104,8 +107,12 @@ def align(
             drawn.append(titled(aligned.drawn(owners(row["names"][0])), f"{item.key}: {row['text']}"))
             records.append({"key": item.key, "text": row["text"], "words": pieces, "best": aligned.best.tolist()})
             _write(out / f"{item.key.replace('/', '_')}.png", drawn[-1])
+    passed_over = collection.passed_over | bad
     if not drawn:
-        raise LtError(f"No sample of {collection.name} could be used.")
+        raise LtError(f"No sample of {collection.name} could be used: {str(passed_over) or 'there is none'}.")
+    if passed_over.counts:
+        note(f"  passed over: {passed_over}")
+    unknown_to(encoder, [prompt] if prompt else texts, note)
     _write(out / "alignment.png", three_in_a_row(drawn))
     things = sum(len(part.hits) for part in parts)
     result = Alignment([str(out / "alignment.png")], *_score(parts), things, len(parts))

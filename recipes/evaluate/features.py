@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from lt.datagen.shards import LtError, SampleError
 from lt.datagen.shards.storage import atomic_file, digest_of, lt_home
 from lt.models.nn.contrastive import Features
 from lt.recipes.evaluate.readers import Collection, PassedOver
+from lt.recipes.system import Note
 from lt.recipes.training import checkpoints
 from lt.recipes.training.checkpoints import Record
 
@@ -32,6 +33,8 @@ Rule = Literal["mean", "votes"]
 _CACHE_VERSION = 2
 """Goes up when pictures are read or prepared otherwise."""
 BATCH = 64
+_NAMED = 20
+"""Unknown words that are named."""
 
 
 @dataclass
@@ -88,6 +91,15 @@ def load_encoder(where: Path) -> Encoder:
     if encoder is None:
         raise LtError(f"{where} is a checkpoint of {record.system}, which has no shared space of pictures and texts.")
     return encoder(record)
+
+
+def unknown_to(encoder: Encoder, texts: Iterable[str], note: Note) -> dict[str, Any]:
+    """The share (0..1) of the texts' words that the encoder was never taught, and the most frequent ones; said aloud as well."""
+    share, words = encoder.unknown(texts)
+    if words:
+        more = " ..." if len(words) > _NAMED else ""
+        note(f"  {100 * share:.3g} % of the words are unknown to the model: {', '.join(words[:_NAMED])}{more}")
+    return {"share": share, "words": words[:_NAMED]}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """`lt eval retrieval` and `lt eval zero-shot`: from a checkpoint and data to metrics with intervals and digests."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -14,14 +13,11 @@ from lt.models.nn.contrastive import Features
 from lt.models.nn.device import device
 from lt.recipes.evaluate import zero_shot
 from lt.recipes.evaluate.bootstrap import DRAWS, Interval
-from lt.recipes.evaluate.features import Encoder, Pictures, Rule, encode_pictures
+from lt.recipes.evaluate.features import Encoder, Pictures, Rule, encode_pictures, unknown_to
 from lt.recipes.evaluate.readers import Collection
 from lt.recipes.evaluate.retrieval import recalls, text_number
 from lt.recipes.system import Note
 from lt.recipes.training.checkpoints import versions
-
-_NAMED = 20
-"""Unknown words that are named."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ def evaluate_retrieval(
     prompted = [prompt.replace("{}", text) for text in texts]
     found = recalls(pictures.features, encoder.texts(prompted), numbers, owner)
     protocol = {"pictures": len(pictures.rows), "captions": len(texts), "prompt": prompt}
-    unknown = _unknown(encoder, prompted, note)
+    unknown = unknown_to(encoder, prompted, note)
     return _evaluation("retrieval", found.intervals(), protocol, encoder, collection, pictures, unknown)
 
 
@@ -108,7 +104,7 @@ def evaluate_zero_shot(
         "rule": rule,
         "chance": 100 / len(known.names),
     }
-    unknown = _unknown(encoder, [*(prompt.replace("{}", " ") for prompt in templates), *known.names], note)
+    unknown = unknown_to(encoder, [*(prompt.replace("{}", " ") for prompt in templates), *known.names], note)
     metrics, left_out = zero_shot.accuracies(scored, truth), len(pictures.rows) - len(labelled)
     found = _evaluation("zero-shot", metrics, protocol, encoder, collection, pictures, unknown)
     return replace(found, passed_over={**found.passed_over, **({"not-one-label": left_out} if left_out else {})})
@@ -137,15 +133,6 @@ def _announce(encoder: Encoder, collection: Collection, pictures: Pictures, agai
     )
     if pictures.passed_over.counts:
         note(f"  passed over: {pictures.passed_over}")
-
-
-def _unknown(encoder: Encoder, texts: Sequence[str], note: Note) -> dict[str, Any]:
-    """What share of the texts' words the model was never taught, said aloud: it reads them all alike."""
-    share, words = encoder.unknown(texts)
-    if words:
-        more = " ..." if len(words) > _NAMED else ""
-        note(f"  {100 * share:.3g} % of the words are unknown to the model: {', '.join(words[:_NAMED])}{more}")
-    return {"share": share, "words": words[:_NAMED]}
 
 
 def _evaluation(

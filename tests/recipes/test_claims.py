@@ -163,12 +163,14 @@ def test_ctrl_c_saves_what_runs_side_by_side_and_the_same_call_goes_on(shards, t
 @pytest.mark.parametrize("name", ["filip", "wukong"])
 def test_the_real_studies_run_in_miniature(name, tmp_path, monkeypatch):
     module = __import__(f"lt.recipes.{name}.claims", fromlist=["x"])
-    for constant, value in {"TRAIN": 128, "TEST": 48, "FEW": 128, "SOME": 128}.items():
+    for constant, value in {"TRAIN": 64, "TEST": 48, "FEW": 32, "SOME": 48}.items():
         for place in (module, measures):
             if hasattr(place, constant):
                 monkeypatch.setattr(place, constant, value)
     monkeypatch.chdir(tmp_path)
-    result = reproduction.reproduce(module.STUDY, tmp_path / "runs", seeds=1, steps=2, note=print)
+    small = [replace(variant, overrides=(*variant.overrides, "train.batch=16")) for variant in module.STUDY.variants]
+    study = replace(module.STUDY, variants=small)
+    result = reproduction.reproduce(study, tmp_path / "runs", seeds=1, steps=2, note=print)
     assert len(result.claims) == len(module.CLAIMS) and not result.full
     for claim in result.claims:
         assert claim["ours"], claim["name"]

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from lt.cli import app
-from lt.datagen.shards import LtError
+from lt.datagen.shards import LtError, Sample, ShardWriter
 from lt.datagen.shards.codec import decode_image
 from lt.recipes import registry
 from lt.recipes.config import read_card, resolve
@@ -139,6 +139,18 @@ def test_alignment_pictures_by_caption_and_by_prompt(lt, filip, folder):
     code, shown, _ = lt(*words, "--prompt", "a photo of a fox", "--label", "fox", "--out", "fox", "--json")
     assert code == 0 and json.loads(shown)["found"] is None
     assert {path.suffix for path in (folder / "fox").iterdir()} == {".png", ".json"}
+
+
+def test_a_prompt_needs_no_captions_and_what_cannot_be_used_or_read_is_said(lt, filip, folder):
+    with ShardWriter(folder / "bare" / "shard-000000.tar", durable=False) as writer:
+        writer.write(Sample("a", {"png": np.zeros((64, 64, 3), np.uint8)}))
+        writer.write(Sample("b", {"png": b"no picture"}))
+    words = ["sample", "filip", "--align", "--data", "bare", "--out", "bared"]
+    code, _, told = lt(*words)
+    assert code == 1 and "No sample of bare could be used: 2 no-caption (first: a" in " ".join(told.split())
+    code, _, told = lt(*words, "--prompt", "a turquoise fox")
+    assert code == 0 and "1 undecodable-image (first: b)" in told, told
+    assert "33.3 % of the words are unknown to the model: turquoise" in told
 
 
 def test_without_a_run_the_command_says_how_to_get_one(lt):
