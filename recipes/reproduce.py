@@ -42,7 +42,7 @@ Watch = Callable[[str, Progress], None]
 Key = tuple[str, int]
 """A variant's or joint's name and seed."""
 Kept = dict[str, Any]
-"""What a measures' file holds: `measures`, the `digest` of the weights that they are of, `seconds` of training and measuring."""
+"""What a measures' file holds: `measures`, the `digest` of weights and test data that they are of, `seconds` of making them."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,9 @@ class Trial:
         runs = self.runs(seed)
         if isinstance(part, Joint):
             some, file = {name: runs[name] for name in part.variants}, self.out / f"{part.name}-seed{seed}.json"
-            return _taken(file, list(some.values()), lambda: part.measure(some, self.test))
+            return _taken(file, list(some.values()), self.test, lambda: part.measure(some, self.test))
         run, took = runs[part.name], self._trained(part, seed, note, watch)
-        return _taken(run / MEASURES, [run], lambda: self.study.measure(run, self.test), took)
+        return _taken(run / MEASURES, [run], self.test, lambda: self.study.measure(run, self.test), took)
 
     def key(self, part: Variant | Joint, seed: int) -> Key:
         """What runs of several seeds share has seed 0."""
@@ -258,9 +258,13 @@ def _measured(kept: Mapping[str, Mapping[str, float]]) -> Measures:
     return {figure: Measured(**values) for figure, values in kept.items()}
 
 
-def _taken(file: Path, runs: Sequence[Path], take: Callable[[], Measures], took: float = 0.0) -> Kept:
-    """Measures of some runs, taken once for their checkpoints and kept in a file. `took`: seconds of training to add."""
-    digest = "+".join(map(_weights, runs))
+def _taken(file: Path, runs: Sequence[Path], test: str, take: Callable[[], Measures], took: float = 0.0) -> Kept:
+    """Measures of some runs, taken once for their checkpoints and the test data and kept in a file.
+
+    Args:
+        took: seconds of training to add.
+    """
+    digest = "+".join([*map(_weights, runs), open_shards(test).digest()])
     kept = _read(file)
     if kept.get("digest") != digest:
         start = time.perf_counter()

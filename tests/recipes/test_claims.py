@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,17 @@ def test_a_study_is_trained_measured_judged_and_not_done_twice(shards, tmp_path)
     assert len(measured) == 4 and again.claims == result.claims
     more = reproduction.reproduce(replace(study), tmp_path, seeds=3, note=notes.append)
     assert measured[4:] == ["wide-seed2", "narrow-seed2"] and more.full
+
+
+def test_other_test_data_are_measured_anew(shards, tmp_path):
+    measured, test = [], tmp_path / "test"
+    study = a_study(shards, measured)
+    study = replace(study, data=lambda note: (a_study(shards, []).data(note)[0], str(test)))
+    for count in (8, 8, 9):
+        shutil.rmtree(test, ignore_errors=True)
+        toy.write_shards(test, count)
+        reproduction.reproduce(study, tmp_path / "runs", seeds=1, note=lambda line: None)
+    assert measured == ["wide-seed0", "narrow-seed0"] * 2
 
 
 # --- side by side -----------------------------------------------------------------------------------------------------
