@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from safetensors.torch import save_file
 from lt.cli import app
 from lt.datagen.shards import LtError, Sample, ShardWriter
 from lt.datagen.shards.codec import decode_image
+from lt.models.filip import CLIP, Filip
+from lt.models.nn.tokenizers import WordTokenizer
 from lt.recipes import registry
 from lt.recipes.config import read_card, resolve
-from lt.recipes.contrastive.export import clip_names
+from lt.recipes.contrastive.export import clip_names, write_clip
 from lt.recipes.contrastive.objective import ContrastiveEncoder
 from lt.recipes.contrastive.pretrained import load_image_tower
 from lt.recipes.filip.objective import FilipSettings
@@ -212,6 +215,22 @@ def test_the_exported_folder_is_a_transformers_clip_and_onnx_towers_are_equal(he
         ours = objective.model.text_projection(objective.model.text_tower(ids))
         assert torch.allclose(words[mask], ours[mask], atol=1e-5)
     assert (tmp_path / "vocab.txt").read_text(encoding="utf-8").split("\n")[:2] == ["<pad>", "<unknown>"]
+
+
+@pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
+def test_an_exported_clip_has_the_activation_of_its_model(activation, tmp_path):
+    from transformers import CLIPModel
+
+    torch.manual_seed(0)
+    vision, text = (replace(tower, activation=activation) for tower in (CLIP["tiny"].vision, CLIP["tiny"].text))
+    model = Filip(replace(CLIP["tiny"], vision=vision, text=text, colder=10.0)).eval()
+    write_clip(model, WordTokenizer(["a", "fox"], text.length), tmp_path)
+    clip = CLIPModel.from_pretrained(tmp_path).eval()
+    pixels, ids = torch.randn(2, 3, 64, 64), torch.randint(4, 500, (2, text.length))
+    with torch.no_grad():
+        assert torch.allclose(clip.vision_model(pixels).pooler_output, model.run_image_tower(pixels)[0], atol=1e-5)
+        assert torch.allclose(clip.text_model(ids).last_hidden_state, model.text_tower(ids), atol=1e-5)
+    assert clip.config.vision_config.hidden_act == clip.config.text_config.hidden_act == activation
 
 
 def test_an_openai_state_loads_into_the_image_tower(tmp_path):

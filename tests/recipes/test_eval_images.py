@@ -460,8 +460,8 @@ def test_clip_score_is_the_cosine_of_picture_and_prompt(home, figures):
             return Features(torch.tensor([[[0.5, 0.75**0.5]]]).expand(len(texts), 1, 2))
 
     folder = drawn_shards(home, figures, "perfect")
-    score, bad = clip_score(PictureSet(str(folder)), Told())
-    assert score.value == pytest.approx(50) and not bad
+    score, prompts, bad = clip_score(PictureSet(str(folder)), Told())
+    assert score.value == pytest.approx(50) and prompts == [figure["txt"] for figure in figures] and not bad
     Told.language = "zh"
     with pytest.raises(LtError, match="has a prompt"):
         clip_score(PictureSet(str(folder)), Told())

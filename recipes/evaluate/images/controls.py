@@ -239,8 +239,8 @@ def prompted(drawn: PictureSet, encoder: Encoder, bad: Counter[str]) -> Iterator
     return chain([first], asked)
 
 
-def clip_score(drawn: PictureSet, encoder: Encoder) -> tuple[Interval, Counter[str]]:
-    """100 max(similarity, 0) of each picture and its prompt, averaged, and what was passed over.
+def clip_score(drawn: PictureSet, encoder: Encoder) -> tuple[Interval, list[str], Counter[str]]:
+    """100 max(similarity, 0) of each picture and its prompt, averaged; the prompts; and what was passed over.
 
     Similarity is the cosine; with a token-wise head the mean of both directions, each a mean of cosines.
 
@@ -250,11 +250,12 @@ def clip_score(drawn: PictureSet, encoder: Encoder) -> tuple[Interval, Counter[s
     Raises:
         LtError: no sample has a prompt in the encoder's language.
     """
-    scores, bad = [], Counter[str]()
+    scores, prompts, bad = [], [], Counter[str]()
     for group in batched(prompted(drawn, encoder, bad), BATCH):
         images = encoder.images([encoder.prepared(sample.picture) for sample, _ in group])
         texts = encoder.texts([prompt for _, prompt in group])
+        prompts += [prompt for _, prompt in group]
         both = (image_similarity(images, texts) + text_similarity(images, texts)) / 2
         scores.append(100 * torch.diagonal(both).clamp(min=0).double().numpy())
     values = np.concatenate(scores)
-    return resampled(values, np.ones(len(values)))[0], bad
+    return resampled(values, np.ones(len(values)))[0], prompts, bad

@@ -15,7 +15,7 @@ from lt.datagen.shards import LtError, UsageError
 from lt.recipes.config import nearest
 from lt.recipes.evaluate import bootstrap
 from lt.recipes.evaluate.bootstrap import Interval
-from lt.recipes.evaluate.features import Encoder
+from lt.recipes.evaluate.features import Encoder, unknown_to
 from lt.recipes.evaluate.images import distances
 from lt.recipes.evaluate.images.controls import CONTROLS, TOLERANCE, clip_score, prompted
 from lt.recipes.evaluate.images.distances import frechet_distance, kernel_distance, precision_recall, with_interval
@@ -67,11 +67,13 @@ def evaluate_images(
         prompted(drawn, clip, Counter())
     judge = Judge.load(note) if extractor == "world" or {"pose", "caption"} & set(controls) else None
     look = judge if judge and extractor == "world" else Inception.load(Path(extractor))
+    unknown: dict[str, Any] = {}
     own, other = extract(drawn, look, cache), extract(reference, look, cache)
     metrics, left_out = _distances(own.features, other.features, look)
     passed_over = {"drawn": own.passed_over, "reference": other.passed_over}
     if clip:
-        metrics["clip_score"], passed_over["clip"] = clip_score(drawn, clip)
+        metrics["clip_score"], prompts, passed_over["clip"] = clip_score(drawn, clip)
+        unknown = {"unknown_words": unknown_to(clip, prompts, note)}
     for name in (name for name in CONTROLS if name in controls):
         found, passed_over[name] = CONTROLS[name].fidelity(drawn, reference, judge)
         metrics |= found
@@ -92,7 +94,7 @@ def evaluate_images(
         "clip": _clip_protocol(clip) if clip else None,
         "controls": _control_protocol(controls, judge),
     }
-    data = {"name": drawn.where, "digest": drawn.digest, "reference": reference.where}
+    data = {"name": drawn.where, "digest": drawn.digest, "reference": reference.where, **unknown}
     bad = {f"{where} {reason}": count for where, counts in passed_over.items() for reason, count in counts.items()}
     metrics = {name: interval for name, interval in metrics.items() if name not in left_out}
     return Evaluation("images", metrics, protocol, data, _drawn_by(drawn), bad, left_out)
