@@ -7,7 +7,6 @@ Rules: `mean`, of the similarities s_i over a class's prompts (FILIP, section 4.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from lt.models.nn.contrastive import Features, ensemble_similarity
 from lt.models.wukong import prompt_votes
 from lt.recipes.evaluate.bootstrap import Interval, resampled
 from lt.recipes.evaluate.features import Encoder, Rule
-from lt.recipes.evaluate.things import names_of
+from lt.recipes.evaluate.things import layers_of, names_of
 
 PROMPTS = Path(__file__).parent / "prompts"
 _BUDGET = 1 << 22
@@ -62,7 +61,10 @@ def read_prompts(where: str) -> list[str]:
     path = Path(where) if Path(where).is_file() else PROMPTS / f"{where}.txt"
     if not path.is_file():
         raise UsageError(f"No prompts {where!r}.", f"Name a file, or one of {', '.join(shipped_prompts())}.")
-    lines = [line.strip() for line in lines_of(path)]
+    try:
+        lines = [line.strip() for line in lines_of(path)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise LtError(f"Cannot read the prompts {path}: {error}.") from None
     prompts = [line for line in lines if line and not line.startswith("#")]
     for prompt in prompts:
         if prompt.count("{}") != 1:
@@ -82,14 +84,15 @@ def label_of(sample: Sample, language: str) -> tuple[str, str] | None:
         value = sample["cls"]
         text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
         return text.strip(), text.strip()
-    meta: dict[str, Any] = sample.meta if "json" in sample else {}
-    if isinstance(meta.get("label"), str | int):
+    meta = sample.readable("json")
+    if isinstance(meta, dict) and isinstance(meta.get("label"), str | int):
         return str(meta["label"]), str(meta["label"])
-    layers = meta.get("layers") or []
-    if not layers or len({layer.get("category") for layer in layers}) != 1:
+    layers = layers_of(sample)
+    category = layers[0].get("category") if layers else None
+    if not isinstance(category, str) or any(layer.get("category") != category for layer in layers):
         return None
     names = names_of(layers[0], language)
-    return (layers[0]["category"], names[0]) if names else None
+    return (category, names[0]) if names else None
 
 
 def known_classes(found: Sequence[tuple[str, str]], classes: Classes | None) -> tuple[Classes, np.ndarray]:

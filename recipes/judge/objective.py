@@ -97,13 +97,16 @@ def exact_points(sample: Sample) -> np.ndarray:
     Raises:
         SampleError: `no-key-points`, `not-square`.
     """
-    people = sample.meta.get("keypoints") if "json" in sample else None
+    meta = sample.meta if "json" in sample else {}
+    people, width, height = (meta.get(name) for name in ("keypoints", "width", "height"))
     if not people:
         raise SampleError("no-key-points", "json.keypoints names no person")
-    width, height = sample.meta["width"], sample.meta["height"]
     if width != height:
         raise SampleError("not-square", f"{width}x{height}")
-    return np.array(people[0], np.float32) / np.array([width, height, 1], np.float32)
+    try:
+        return np.array(people[0], np.float32).reshape(len(COCO_KEYPOINTS), 3) / np.float32([width, height, 1])
+    except (TypeError, ValueError, KeyError) as error:  # foreign json
+        raise SampleError("no-key-points", f"json.keypoints is of another shape: {error}") from None
 
 
 def mirrored(row: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

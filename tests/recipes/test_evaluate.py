@@ -10,12 +10,14 @@ import torch.nn.functional as F
 
 from lt.datagen.shards import LtError, Sample, ShardWriter, UsageError
 from lt.models.nn.contrastive import Features
+from lt.models.nn.tokenizers import WordTokenizer
 from lt.recipes.evaluate import features, zero_shot
 from lt.recipes.evaluate.bootstrap import resampled
 from lt.recipes.evaluate.localisation import found, found_metrics, on_thing
 from lt.recipes.evaluate.readers import open_collection
 from lt.recipes.evaluate.report import evaluate_retrieval, evaluate_zero_shot
 from lt.recipes.evaluate.retrieval import recalls
+from lt.recipes.evaluate.things import things_of
 from lt.recipes.words import unknown_words
 
 
@@ -115,6 +117,23 @@ def test_labels_of_samples():
     assert zero_shot.label_of(Sample("a", {"txt": "x"}), "en") is None
 
 
+@pytest.mark.parametrize(
+    "meta",
+    [
+        [],
+        "text",
+        {"layers": 12},
+        {"layers": ["koala"]},
+        {"layers": [{"category": ["koala"]}]},
+        {"layers": [{"caption": 7}]},
+    ],
+)
+def test_json_of_other_shapes_tells_nothing(meta):
+    layers = {"json": meta, "layer-00.png": np.zeros((2, 2, 4), np.uint8)}
+    assert zero_shot.label_of(Sample("a", layers), "en") is None
+    assert things_of(Sample("a", layers), "en", "a koala", WordTokenizer(["a", "koala"], 8)) == []
+
+
 def test_classes_by_label_name_or_number(tmp_path):
     (tmp_path / "classes.txt").write_text("n01\ttench\nn02\tgoldfish\n", encoding="utf-8")
     classes = zero_shot.read_classes(tmp_path / "classes.txt")
@@ -145,6 +164,9 @@ def test_the_shipped_prompts_are_templates_without_repetition():
 def test_prompts_must_have_a_place_for_the_class(tmp_path):
     (tmp_path / "prompts.txt").write_text("# a comment\na photo of a cat\n", encoding="utf-8")
     with pytest.raises(LtError, match="must hold"):
+        zero_shot.read_prompts(str(tmp_path / "prompts.txt"))
+    (tmp_path / "prompts.txt").write_bytes(b"a photo of {} \xff")
+    with pytest.raises(LtError, match="Cannot read the prompts"):
         zero_shot.read_prompts(str(tmp_path / "prompts.txt"))
     with pytest.raises(UsageError, match="No prompts 'enlgish'"):
         zero_shot.read_prompts("enlgish")

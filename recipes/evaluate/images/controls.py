@@ -145,7 +145,10 @@ def _caption_fidelity(asked: Iterable[tuple[Sample, Sample]], judge: Judge | Non
 def _figure(sample: Sample, drawn: PictureSet, reference: PictureSet) -> Sample:
     """The figure whose caption it was drawn from: what captions say is known of figures of the built-in world alone."""
     source = _source(sample, drawn, reference)
-    described(source)
+    try:
+        described(source)
+    except (KeyError, TypeError) as error:
+        raise SampleError("no-figure", f"json.figure is of another shape: {error}") from None
     return source
 
 
@@ -199,8 +202,8 @@ def _source(sample: Sample, drawn: PictureSet, reference: PictureSet) -> Sample:
     meta = sample.meta if "json" in sample else {}
     if meta.get("keypoints"):
         return sample
-    key = meta.get("prompt_of", "")
-    if not key or key not in reference.shards:
+    key = meta.get("prompt_of")
+    if not isinstance(key, str) or key not in reference.shards:
         raise SampleError("no-source", f"prompt_of is {key!r}")
     return reference.shards[key]
 

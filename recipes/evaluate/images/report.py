@@ -22,6 +22,7 @@ from lt.recipes.evaluate.images.distances import frechet_distance, kernel_distan
 from lt.recipes.evaluate.images.inception import Inception
 from lt.recipes.evaluate.images.pictures import Extractor, PictureSet, extract
 from lt.recipes.evaluate.report import Evaluation
+from lt.recipes.evaluate.things import is_list_of_objects
 from lt.recipes.judge.judge import Judge
 from lt.recipes.judge.objective import NEAR
 from lt.recipes.system import Note
@@ -158,9 +159,9 @@ def _control_protocol(controls: Sequence[str], judge: Judge | None) -> dict[str,
 
 def _drawn_by(drawn: PictureSet) -> dict[str, Any]:
     """The last step of the first sample's lineage that had a model."""
-    first = next(iter(drawn.samples()))
-    lineage = first.meta.get("lineage") if "json" in first else None
-    made = [step for step in lineage or [] if step.get("model")]
+    meta = next(iter(drawn.samples())).readable("json")
+    lineage = meta.get("lineage") if isinstance(meta, dict) else None
+    made = [step for step in lineage if step.get("model")] if is_list_of_objects(lineage) else []
     return {"stage": made[-1].get("stage"), "digest": made[-1]["model"]} if made else {}
 
 
