@@ -379,6 +379,10 @@ def test_errors_are_for_people(home, figures, here, words, code, message):
         (["--reference", "train", "--controls", "pose"], "48 no-source"),
         (["--reference", "train", "--controls", "caption"], "48 no-source"),
         (["--reference", "test", "--against", "nowhere.json"], "Cannot read nowhere.json"),
+        (
+            ["--reference", "test", "--controls", "pose", "--extractor", "nowhere.pth"],
+            "Cannot read the weights nowhere",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_the_judge_is_trained(

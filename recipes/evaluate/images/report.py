@@ -66,8 +66,10 @@ def evaluate_images(
         CONTROLS[name].check(drawn, reference)
     if clip:
         prompted(drawn, clip, Counter())
-    judge = Judge.load(note) if extractor == "world" or {"pose", "caption"} & set(controls) else None
-    look = judge if judge and extractor == "world" else Inception.load(Path(extractor))
+    inception = None if extractor == "world" else Inception.load(Path(extractor))
+    judge = Judge.load(note) if inception is None or {"pose", "caption"} & set(controls) else None
+    look = inception or judge
+    assert look
     unknown: dict[str, Any] = {}
     own, other = extract(drawn, look, cache), extract(reference, look, cache)
     metrics, left_out = _distances(own.features, other.features, look)
