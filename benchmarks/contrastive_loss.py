@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from lt.models.nn.maxsim import naive_token_similarity, token_similarity
+from lt.models.nn.maxsim import token_similarity
 
 PAGE = 4096
 
@@ -75,6 +75,12 @@ def training_step(similarity: Callable, patches: torch.Tensor, words: torch.Tens
     target = torch.arange(len(s_i))
     loss = F.cross_entropy(s_i / 0.07, target) + F.cross_entropy(s_t.T / 0.07, target)
     loss.backward()
+
+
+def naive_token_similarity(patches: torch.Tensor, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The definition: one einsum that holds all products."""
+    products = torch.einsum("ikd,jld->ijkl", patches, words)
+    return products.amax(3).mean(2), products.amax(2).mean(2)
 
 
 VARIANTS: dict[str, Callable] = {

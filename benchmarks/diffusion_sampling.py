@@ -22,10 +22,11 @@ from torch import Tensor
 
 from lt.models.coop import Member, joint_denoise
 from lt.models.nn.autoencoder import AutoencoderSpace, small_autoencoder
+from lt.models.nn.control import ControlledUNet
 from lt.models.nn.diffusion import Denoiser, Guided, NoiseSchedule
 from lt.models.nn.pipelines import stable_diffusion_pipeline
 from lt.models.nn.sampling import make_scheduler, sample
-from lt.models.nn.unet import TINY, TextUNet
+from lt.models.nn.unet import TINY
 
 GUIDANCE, TOKENS = 6.0, 64
 LEAD, OTHER = (4, 16, 16), (8, 8, 8)
@@ -48,7 +49,7 @@ def guided(latent: tuple[int, int, int], batch: int) -> Guided:
     """A miniature with random weights for latents of this shape, with text features."""
     unet = replace(TINY, sample_size=latent[1], in_channels=latent[0], out_channels=latent[0]).build().eval()
     text, empty = texts(batch)
-    return Guided(Denoiser(TextUNet(unet)).eval(), {"text": text}, {"text": empty}, GUIDANCE)
+    return Guided(Denoiser(ControlledUNet(unet)).eval(), {"text": text}, {"text": empty}, GUIDANCE)
 
 
 def against_diffusers(batch: int, steps: int, rounds: int) -> dict[str, float]:

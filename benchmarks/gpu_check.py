@@ -23,9 +23,10 @@ from torch import Tensor
 
 from lt.models.filip import FILIP, Filip
 from lt.models.nn.contrastive import Features, contrastive_loss
+from lt.models.nn.control import ControlledUNet
 from lt.models.nn.diffusion import Denoiser, Guided, NoiseSchedule
 from lt.models.nn.sampling import make_scheduler, sample
-from lt.models.nn.unet import PANGU, SD15, TINY, TextUNet, UNetShape
+from lt.models.nn.unet import PANGU, SD15, TINY, UNetShape
 from lt.recipes.config import TrainSettings
 from lt.recipes.training.ema import Ema
 from lt.recipes.training.optim import make_optimizer
@@ -154,7 +155,7 @@ def denoiser(shape: UNetShape, device: torch.device) -> Denoiser:
     """A U-Net with random weights, made on the device."""
     torch.manual_seed(0)
     with device:
-        return Denoiser(TextUNet(shape.build()))
+        return Denoiser(ControlledUNet(shape.build()))
 
 
 def condition(shape: UNetShape, batch: int, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -175,7 +176,7 @@ def unet_step(shape: UNetShape, side: int, batch: int, compiled: bool, device: t
     latents = torch.randn(batch, shape.in_channels, side, side, device=device)
     told = condition(shape, batch, device, torch.float32)
     if compiled:
-        cast(TextUNet, model.network).unet.compile()
+        cast(ControlledUNet, model.network).unet.compile()
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):

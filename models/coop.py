@@ -31,7 +31,7 @@ from torch import Tensor
 
 from lt.models.nn.autoencoder import LatentSpace
 from lt.models.nn.diffusion import Guided, NoiseSchedule, convert
-from lt.models.nn.sampling import Hook, Solver, State, seeded_start, seen
+from lt.models.nn.sampling import Hook, Solver, seeded_start
 
 Weight = float | Callable[[float], float]
 """d: a number in 0..1, or one for every timestep t of the ladder."""
@@ -258,7 +258,7 @@ class _Run:
         weights, sent = self.weights(self.lead.rung), fuse and self.send_back
         return {place: self._ask(place, one) for place, one in self.others.items() if weights[place] or not sent}
 
-    def state(self, answers: Mapping[int, Tensor]) -> State:
+    def state(self, answers: Mapping[int, Tensor]) -> Solver:
         """The lead's state, after its hook. Its output is the lead's own answer, averaged with some others' (steps 1 to 4).
 
         The others' clean guesses travel into the lead's space and are read there as noise from its state. All prediction types
@@ -273,7 +273,10 @@ class _Run:
                 fused = fused + share * (self.lead.output_of(guess) - own)
             return fused
 
-        return seen(State(self.lead, ask), self.hook)
+        self.lead.ask = ask
+        if self.hook is not None:
+            self.hook(self.lead)
+        return self.lead
 
     def _ask(self, place: int, solver: Solver) -> Tensor:
         """Ask a member at its own timestep of the rung's SNR."""

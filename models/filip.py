@@ -17,16 +17,13 @@ the baseline of all comparisons.
     loss, metrics = contrastive_loss(encoded.images, encoded.texts, encoded.scales, exchange=FAITHFUL_EXCHANGE)
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from torch import Tensor
 
 from lt.models.nn.contrastive import Exchange, Features
 from lt.models.nn.dual import DualConfig, DualEncoder
-from lt.models.nn.text import TEXT
-from lt.models.nn.vit import VISION
+from lt.models.nn.towers import TEXT, VISION
 
 FILIP = {
     "tiny": DualConfig(VISION["tiny"], TEXT["tiny"], dim=64),

@@ -12,8 +12,6 @@ module: load them into `image_tower` (`dual.openai_state`, or `TimmConfig(pretra
 Letters: b pictures, n patches, m kept tokens, d width of the shared space.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch
@@ -21,9 +19,8 @@ from torch import Tensor, nn
 
 from lt.models.nn.contrastive import Features, image_similarity
 from lt.models.nn.dual import DualConfig, DualEncoder
-from lt.models.nn.text import TEXT
 from lt.models.nn.timm_tower import SWIN_L
-from lt.models.nn.vit import VISION
+from lt.models.nn.towers import TEXT, VISION
 
 WUKONG = {
     "tiny": DualConfig(VISION["tiny"], TEXT["tiny"], dim=64, head="reduced", reduced_tokens=12),

@@ -3,8 +3,6 @@
 Source: Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", arXiv 2101.06983, section 3.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -29,10 +27,8 @@ def accumulated_backward(
     sent through. The gradient of *every* parameter equals the large batch's: the scales are cached like features and so
     are counted once. The price is one more forward pass.
 
-    On the open question at open_clip #761 and #957 (must the loss be divided by the number of chunks?): no. In open_clip's
-    `--accum-freq`, which takes the whole loss once per chunk, the towers' gradients already add up to the large batch's; but
-    `logit_scale` is in the graph of each of those losses, so its gradient, and only its, comes out `accum_freq` times too large.
-    Dividing the loss would mend it and spoil all others. `tests/models/test_contrastive.py` shows both.
+    The loss is not to be divided by the number of chunks (open_clip #761, #957): its `--accum-freq` takes the whole loss once per
+    chunk, so that of `logit_scale` alone the gradient comes out `accum_freq` times too large.
 
     Args:
         encode: the model's forward pass (`DualEncoder.forward`), called as `encode(*chunk)`. Random layers see the same
@@ -90,19 +86,15 @@ def _backward_part(part: Encoded, whole: Encoded, rows: slice, last: bool) -> No
     torch.autograd.backward(outputs, gradients)
 
 
-def _device(chunk: Chunk) -> torch.device:
-    return chunk[0].device
-
-
 def _random_state(chunk: Chunk) -> list[Tensor]:
-    device = _device(chunk)
+    device = chunk[0].device
     return [torch.get_rng_state()] + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
 
 
 @contextmanager
 def _replayed(state: list[Tensor], chunk: Chunk) -> Iterator[None]:
     """The random numbers of the first pass, again; afterwards the generators go on from where they were."""
-    device = _device(chunk)
+    device = chunk[0].device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.set_rng_state(state[0])
         if device.type == "cuda":

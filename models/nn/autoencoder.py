@@ -29,22 +29,11 @@ class LatentSpace(Protocol):
         ...
 
 
-class PixelSpace:
-    """The trivial latent space of a model that works on pixels."""
-
-    factor = 1
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        """The pixels."""
-        return pixels
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """The pixels."""
-        return latents
-
-
 class AutoencoderSpace(nn.Module):
-    """A diffusers ``AutoencoderKL`` with its scale and shift applied: multiplied after encoding, divided before decoding.
+    """A diffusers ``AutoencoderKL`` with what its configuration says of its latents applied: ``(raw - shift) / std * scale``.
+
+    ``scale`` is its ``scaling_factor``, ``shift`` its ``latents_mean`` or else its ``shift_factor``, ``std`` its ``latents_std``
+    (each channel's own), as diffusers' pipelines read them.
 
     Args:
         vae: the autoencoder. One that asks to be upcast (SDXL's overflows in half precision) is turned to float32 here, as
@@ -63,17 +52,23 @@ class AutoencoderSpace(nn.Module):
         config: Any = self.vae.config
         posterior = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
         latents = posterior.mode() if generator is None else posterior.sample(generator)
-        if config.shift_factor is not None:
-            latents = latents - config.shift_factor
-        return (latents * config.scaling_factor).to(pixels.dtype)
+        shift, std = self._moments(latents)
+        return ((latents - shift) * config.scaling_factor / std).to(pixels.dtype)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents ``[b, c, h, w]`` to pixels ``[b, 3, h*f, w*f]``, about -1..1."""
         config: Any = self.vae.config
-        raw = latents.to(self.vae.dtype) / config.scaling_factor
-        if config.shift_factor is not None:
-            raw = raw + config.shift_factor
-        return self.vae.decode(raw, return_dict=False)[0].to(latents.dtype)
+        scaled = latents.to(self.vae.dtype)
+        shift, std = self._moments(scaled)
+        return self.vae.decode(scaled * std / config.scaling_factor + shift, return_dict=False)[0].to(latents.dtype)
+
+    def _moments(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """Shift and deviation of the raw latents: numbers, or ``[1, c, 1, 1]``."""
+        config: Any = self.vae.config
+        if config.latents_mean is None or config.latents_std is None:
+            return config.shift_factor or 0.0, 1.0
+        mean, std = (like.new_tensor(values).view(1, -1, 1, 1) for values in (config.latents_mean, config.latents_std))
+        return mean, std
 
 
 def small_autoencoder(

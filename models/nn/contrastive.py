@@ -12,30 +12,16 @@ A *global* head is the special case n = L = 1: then s_i = s_t = the dot product,
 Sources: CLIP, arXiv 2103.00020; FILIP, arXiv 2111.07783, section 3 (equations 3 to 6). Large batches: `accumulate.py`.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lt.models.nn.gather import gather_constant, gather_rows, rank, world_size
-from lt.models.nn.maxsim import Pads, Reduce, token_similarity
-
-__all__ = [
-    "Encoded",
-    "Exchange",
-    "Features",
-    "LogitScale",
-    "contrastive_loss",
-    "ensemble_similarity",
-    "image_similarity",
-    "select_tokens",
-    "similarity",
-    "text_similarity",
-]
+from lt.models.nn.maxsim import Reduce, Wanted, token_similarity
 
 
 @dataclass(frozen=True)
@@ -74,82 +60,69 @@ class LogitScale(nn.Module):
     in the papers; off unless set).
 
     CLIP caps the scale at 100 by clamping the parameter after each step. Here the parameter is clamped in place whenever
-    it is read: the same value at every use, the gradient never blocked, and no loop can forget it.
+    it is read: the same value at every use, the gradient never blocked, and no loop can forget it. (Of a sharded parameter that
+    clamps the gathered copy alone: call `clamp` after the step as well.)
+
+    The parameters are vectors of one number, since FSDP shards no scalars; scalars, as CLIP's weights hold them, load into them.
     """
 
     def __init__(self, start: float = 1 / 0.07, limit: float = 100.0, colder: float | None = None):
         super().__init__()
         self.limit, self.colder = limit, colder
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(start)))
+        self.logit_scale = nn.Parameter(torch.tensor([math.log(start)]))
         if colder is not None:
-            self.logit_scale_image = nn.Parameter(torch.tensor(math.log(start * colder)))
+            self.logit_scale_image = nn.Parameter(torch.tensor([math.log(start * colder)]))
+        self.register_load_state_dict_pre_hook(_scalars_to_vectors)
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Cap the parameters in place."""
+        self.logit_scale.clamp_(max=math.log(self.limit))
+        if self.colder is not None:
+            self.logit_scale_image.clamp_(max=math.log(self.limit * self.colder))
 
     def forward(self) -> Tensor:
-        with torch.no_grad():
-            self.logit_scale.clamp_(max=math.log(self.limit))
-            if self.colder is not None:
-                self.logit_scale_image.clamp_(max=math.log(self.limit * self.colder))
+        self.clamp()
         image = self.logit_scale if self.colder is None else self.logit_scale_image
-        return torch.stack([image, self.logit_scale]).exp()
+        return torch.cat([image, self.logit_scale]).exp()
+
+
+def _scalars_to_vectors(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for name, _ in module.named_parameters(prefix.removesuffix("."), recurse=False):
+        if name in state and state[name].ndim == 0:
+            state[name] = state[name].reshape(1)
 
 
 def similarity(
-    images: Features,
-    texts: Features,
-    *,
-    product: torch.dtype | None = None,
-    pads: Pads = "exclude",
-    reduce: Reduce = "mean",
+    images: Features, texts: Features, wanted: Wanted = "both", *, product: torch.dtype | None = None, **how: Any
 ) -> tuple[Tensor, Tensor]:
     """(s_i, s_t), each [b, c], means in [-1, 1]: token-wise, or the dot product of global features.
 
-    `product`, `pads` and `reduce` as in `maxsim.token_similarity`; pictures have no padding. A sum orders every picture's texts
-    and every text's pictures as the mean does: it concerns training alone, and evaluation never asks for it.
+    Args:
+        wanted, product, how: see `maxsim.token_similarity`; what is not wanted is None. A sum orders every picture's texts and
+            every text's pictures as the mean does: it concerns training alone, and evaluation never asks for it.
+
+    Raises:
+        ValueError: pictures with a mask; they have no padding.
     """
     if images.is_global and texts.is_global:
-        dots = _global_similarity(images, texts, product)
+        x, y = images.tokens[:, 0], texts.tokens[:, 0]
+        dots = (x.to(product or x.dtype) @ y.to(product or y.dtype).T).to(x.dtype)
         return dots, dots
-    s_i, s_t = token_similarity(*_tokens(images, texts), product=product, pads=pads, reduce=reduce)
-    assert s_i is not None and s_t is not None
-    return s_i, s_t
-
-
-def image_similarity(
-    images: Features,
-    texts: Features,
-    *,
-    product: torch.dtype | None = None,
-    pads: Pads = "exclude",
-    reduce: Reduce = "mean",
-) -> Tensor:
-    """s_i alone [b, c]: how well each picture finds itself in each text. At half the passes of `similarity`."""
-    if images.is_global and texts.is_global:
-        return _global_similarity(images, texts, product)
-    s_i, _ = token_similarity(*_tokens(images, texts), wanted="image", product=product, pads=pads, reduce=reduce)
-    assert s_i is not None
-    return s_i
-
-
-def text_similarity(
-    images: Features, texts: Features, *, product: torch.dtype | None = None, reduce: Reduce = "mean"
-) -> Tensor:
-    """s_t alone, [b, c] (rows are pictures here too): how well each text finds itself in each picture."""
-    if images.is_global and texts.is_global:
-        return _global_similarity(images, texts, product)
-    _, s_t = token_similarity(*_tokens(images, texts), wanted="text", product=product, reduce=reduce)
-    assert s_t is not None
-    return s_t
-
-
-def _tokens(images: Features, texts: Features) -> tuple[Tensor, Tensor, Tensor | None]:
     if images.mask is not None:
         raise ValueError("picture tokens have no padding: images.mask must be None")
-    return images.tokens, texts.tokens, texts.mask
+    both: Any = token_similarity(images.tokens, texts.tokens, texts.mask, wanted=wanted, product=product, **how)
+    return both
 
 
-def _global_similarity(images: Features, texts: Features, product: torch.dtype | None) -> Tensor:
-    x, y = images.tokens[:, 0], texts.tokens[:, 0]
-    return (x.to(product or x.dtype) @ y.to(product or y.dtype).T).to(x.dtype)
+def image_similarity(images: Features, texts: Features, **how: Any) -> Tensor:
+    """s_i alone [b, c]: how well each picture finds itself in each text. At half the passes of `similarity`."""
+    return similarity(images, texts, "image", **how)[0]
+
+
+def text_similarity(images: Features, texts: Features, **how: Any) -> Tensor:
+    """s_t alone, [b, c] (rows are pictures here too): how well each text finds itself in each picture."""
+    return similarity(images, texts, "text", **how)[1]
 
 
 @dataclass(frozen=True)

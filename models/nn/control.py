@@ -23,23 +23,20 @@ HINT = "hint."
 
 
 def control_branch(
-    unet: "UNet2DConditionModel", factor: int = 8, hint_widths: tuple[int, ...] = (16, 32, 96, 256), channels: int = 3
+    unet: "UNet2DConditionModel", factor: int = 8, hint_widths: tuple[int, ...] = (16, 32, 96, 256)
 ) -> "ControlNetModel":
     """A new branch for ``unet``: its encoder copied, zero convolutions on the way out.
 
     Args:
         factor: pixels per latent, a power of two; the hint encoder halves the picture so often.
         hint_widths: widths of the hint encoder for factor 8; a smaller factor takes the first of them.
-        channels: of the control picture.
     """
     from diffusers import ControlNetModel
 
     halvings = factor.bit_length() - 1
     if 2**halvings != factor or halvings >= len(hint_widths):
         raise ValueError(f"factor {factor} is no power of two up to {2 ** (len(hint_widths) - 1)}")
-    branch = ControlNetModel.from_unet(
-        unet, conditioning_channels=channels, conditioning_embedding_out_channels=hint_widths[: halvings + 1]
-    )
+    branch = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=hint_widths[: halvings + 1])
     if unet.config["addition_embed_type"] != "text":
         return branch
     # from_unet copies the weights that pool the text, but not their number of heads
@@ -50,9 +47,10 @@ def control_branch(
 
 
 class ControlledUNet(nn.Module):
-    """A U-Net with named control branches, as the ``network`` of a :class:`~lt.models.nn.diffusion.Denoiser`.
+    """A U-Net with named control branches or none, as the ``network`` of a :class:`~lt.models.nn.diffusion.Denoiser`.
 
-    A branch acts where its hint is in the condition. To train one, freeze ``unet`` and pass the branch's parameters on.
+    States keep their own precision; the U-Net sees them in its weights'. A branch acts where its hint is in the condition. To
+    train one, freeze ``unet`` and pass the branch's parameters on.
 
     Args:
         unet: diffusers' U-Net.
@@ -60,10 +58,15 @@ class ControlledUNet(nn.Module):
         scales: strength of each branch, 1 where not stated.
     """
 
-    def __init__(self, unet: nn.Module, branches: Mapping[str, nn.Module], scales: Mapping[str, float] | None = None):
+    def __init__(
+        self,
+        unet: nn.Module,
+        branches: Mapping[str, nn.Module] | None = None,
+        scales: Mapping[str, float] | None = None,
+    ):
         super().__init__()
         self.unet = unet
-        self.branches = nn.ModuleDict(dict(branches))
+        self.branches = nn.ModuleDict(dict(branches or {}))
         self.scales = dict(scales or {})
         unknown = set(self.scales) - set(self.branches)
         if unknown:

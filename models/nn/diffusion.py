@@ -65,10 +65,10 @@ class NoiseSchedule:
             values["trained_betas"] = list(values["trained_betas"])
         return values
 
-    @cached_property
+    @property
     def alphas_cumprod(self) -> Tensor:
         """``abar_t``, ``[num_train_timesteps]``, float32 on the CPU, bit for bit the table of diffusers' DDPM scheduler."""
-        return _diffusers_abar(self)
+        return _abar(self, torch.device("cpu"))
 
     @cached_property
     def noise_to_signal(self) -> Tensor:
@@ -91,7 +91,7 @@ class NoiseSchedule:
             alpha = (1 + ratio**2).rsqrt()
             sigma = ratio * alpha
         else:
-            abar = _on_device(self, like.device)[t].to(dtype)
+            abar = _abar(self, like.device)[t].to(dtype)
             alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
         shape = (-1,) + (1,) * (like.ndim - 1) if t.ndim else ()
         return alpha.to(like.dtype).reshape(shape), sigma.to(like.dtype).reshape(shape)
@@ -105,7 +105,7 @@ class NoiseSchedule:
 
     def snr(self, t: Tensor) -> Tensor:
         """Signal-to-noise ratio ``abar / (1 - abar)`` at integer ``t``, same shape, float32."""
-        abar = _on_device(self, t.device)[t]
+        abar = _abar(self, t.device)[t]
         return abar / (1 - abar)
 
     def timestep_of(self, noise_to_signal: Tensor | float) -> Tensor:
@@ -126,16 +126,11 @@ class NoiseSchedule:
 
 
 @lru_cache(maxsize=32)
-def _diffusers_abar(schedule: NoiseSchedule) -> Tensor:
+def _abar(schedule: NoiseSchedule, device: torch.device) -> Tensor:
     from diffusers import DDPMScheduler
 
     with torch.device("cpu"):  # whatever device context the first caller is in, meta included
-        return DDPMScheduler(**schedule.config()).alphas_cumprod
-
-
-@lru_cache(maxsize=32)
-def _on_device(schedule: NoiseSchedule, device: torch.device) -> Tensor:
-    return schedule.alphas_cumprod.to(device)
+        return DDPMScheduler(**schedule.config()).alphas_cumprod.to(device)
 
 
 def split(output: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, kind: PredictionType) -> tuple[Tensor, Tensor]:
@@ -241,11 +236,6 @@ class Denoiser(nn.Module):
     def segment(self, t: Tensor | float) -> int:
         """Which generator answers at ``t``. One network has one segment; solvers restart their history where it changes."""
         return 0
-
-    def clean(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The clean guess ``x0`` for states ``z``, ``[b, ...]``."""
-        alpha, sigma = self.schedule.alpha_sigma(t, z)
-        return split(self(z, t, condition), z, alpha, sigma, self.prediction_type)[0]
 
     def noise(self, x0: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Training noise like ``x0`` ``[b, c, ...]``, with offset noise where it is on."""

@@ -4,8 +4,6 @@ Letters: b pairs, s picture side in pixels, L tokens of a text, w width of a tow
 k vectors that describe a sample: 1 for a global head, all patches or words for a token-wise one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -15,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lt.models.nn.contrastive import Encoded, Features, LogitScale
-from lt.models.nn.text import TextConfig, TextTransformer
 from lt.models.nn.timm_tower import TimmConfig, TimmTower
-from lt.models.nn.vit import VisionConfig, VisionTransformer
+from lt.models.nn.towers import TextConfig, TextTransformer, VisionConfig, VisionTransformer
 
 Head = Literal["tokens", "global", "reduced"]
 
@@ -77,18 +74,15 @@ class DualEncoder(nn.Module):
 
     def encode_image(self, pixels: Tensor) -> Features:
         """Pixels [b, 3, s, s], normalised with CLIP's mean and deviation -> unit vectors [b, k, d]."""
-        return self.project_image(*self.run_image_tower(pixels))
-
-    def run_image_tower(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(one vector [b, w], patches [b, n, w]) before projection: what a locked tower may cache."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.locked):
-            return self.image_tower(pixels)
-
-    def project_image(self, pooled: Tensor, patches: Tensor) -> Features:
-        """From the tower's output to unit vectors [b, k, d]."""
+        pooled, patches = self.run_image_tower(pixels)
         if self.config.head == "global":
             return Features(_unit(self.image_projection(pooled))[:, None])
         return Features(_unit(self.reduce(self.image_projection(patches))))
+
+    def run_image_tower(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(one vector [b, w], patches [b, n, w]) before projection."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.locked):
+            return self.image_tower(pixels)
 
     def reduce(self, tokens: Tensor) -> Tensor:
         """Projected patches [b, n, d] to those that take part in the similarity; here all of them."""

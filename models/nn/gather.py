@@ -5,8 +5,6 @@ the data-parallel wrapper then *averages* parameter gradients over ranks. Togeth
 losses (and of the whole batch's loss, whether each rank computes its own rows or all of them).
 """
 
-from __future__ import annotations
-
 import torch
 import torch.distributed as dist
 from torch import Tensor

@@ -15,8 +15,6 @@ ColBERT (arXiv 2004.12832) sums where FILIP takes the mean. A sum is n times (s_
 (s_t), the mean: at one temperature each row of logits is that many times colder, but its order is the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -74,22 +72,9 @@ def token_similarity(
     return (s_i * terms_i if s_i is not None else None), (s_t * terms_t if s_t is not None else None)
 
 
-def naive_token_similarity(
-    patches: Tensor, words: Tensor, mask: Tensor | None = None, *, reduce: Reduce = "mean"
-) -> tuple[Tensor, Tensor]:
-    """The definition in a few lines, holding all products: the reference for tests and benchmarks. Same result, pads excluded."""
-    if mask is None:
-        mask = torch.ones(words.shape[:2], dtype=torch.bool, device=words.device)
-    products = torch.einsum("ikd,jld->ijkl", patches, words)
-    real = mask[None, :, None, :]
-    s_i = products.masked_fill(~real, -torch.inf).amax(3).sum(2).masked_fill(~mask.any(1), 0)
-    s_t = (products.amax(2) * mask).sum(2)
-    return (s_i, s_t) if reduce == "sum" else (s_i / patches.shape[1], s_t / mask.sum(1).clamp(min=1))
-
-
 def _plan(
     patches: Tensor, wanted: Wanted, product: torch.dtype | None, block: int | None, compiled: bool | None
-) -> _Plan:
+) -> "_Plan":
     processor = patches.device.type == "cpu"
     if compiled is None:
         exact = (product or patches.dtype) == patches.dtype and patches.dtype in (torch.float32, torch.float64)

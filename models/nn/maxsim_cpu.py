@@ -8,8 +8,6 @@ seconds, kept on disk where the package's folder can be written).
 Letters: b pictures of n patches, c texts of L words, width d; i, j, k, m count them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lt.models.nn.autoencoder import AutoencoderSpace
 from lt.models.nn.control import HINT, ControlledUNet
 from lt.models.nn.diffusion import Condition, Denoiser, NoiseSchedule
-from lt.models.nn.unet import TextUNet, weights_dtype
+from lt.models.nn.understood import controlnets, objections
+from lt.models.nn.unet import weights_dtype
 
 
 def denoiser_from(pipe: Any, controls: Sequence[str] = ()) -> Denoiser:
@@ -25,11 +25,11 @@ def denoiser_from(pipe: Any, controls: Sequence[str] = ()) -> Denoiser:
         controls: names for the pipeline's ControlNets, in their order.
 
     Raises:
-        ValueError: a pipeline of another kind, or the number of names is not that of its ControlNets.
+        ValueError: a pipeline that is not understood (`understood.objections`), or other names than it has ControlNets.
     """
-    unet, branches = getattr(pipe, "unet", None), _controlnets(pipe)
-    if unet is None and not is_pixart(pipe):
-        raise ValueError(f"{type(pipe).__name__} is not understood: Stable Diffusion 1 and 2, SDXL and PixArt are")
+    if found := objections(pipe):
+        raise ValueError("; ".join(found))
+    unet, branches = getattr(pipe, "unet", None), controlnets(pipe)
     if len(branches) != len(controls):
         raise ValueError(
             f"the pipeline has {len(branches)} ControlNets, {len(controls)} names were given: {list(controls)}"
@@ -37,14 +37,9 @@ def denoiser_from(pipe: Any, controls: Sequence[str] = ()) -> Denoiser:
     if unet is None:
         network: nn.Module = PixArtNetwork(pipe.transformer)
     else:
-        network = ControlledUNet(unet, dict(zip(controls, branches, strict=True))) if branches else TextUNet(unet)
+        network = ControlledUNet(unet, dict(zip(controls, branches, strict=True)))
     config = pipe.scheduler.config
     return Denoiser(network, NoiseSchedule.from_config(config), prediction_type=config.prediction_type)
-
-
-def _controlnets(pipe: Any) -> list[Any]:
-    net = getattr(pipe, "controlnet", None)
-    return [] if net is None else list(getattr(net, "nets", [net]))
 
 
 def is_pixart(pipe: Any) -> bool:
@@ -78,11 +73,6 @@ class PixArtNetwork(nn.Module):
             return_dict=False,
         )[0]
         return output[:, : z.shape[1]].to(z.dtype)
-
-
-def space_from(pipe: Any) -> AutoencoderSpace:
-    """A pipeline's latent space. Call it once for pipelines that share an autoencoder: sharing is by object."""
-    return AutoencoderSpace(pipe.vae)
 
 
 @torch.no_grad()

@@ -67,7 +67,21 @@ def restart_history(scheduler: Any) -> None:
 
 
 class Solver:
-    """One state on its way down the ladder of a diffusers scheduler (a private copy of it).
+    """One state on its way down the ladder of a diffusers scheduler (a private copy of it): what a :data:`Hook` sees.
+
+    A hook may set :attr:`z` (whatever the scheduler carries, this is the variance-preserving state), and the network answers for
+    the new one; or it sets :attr:`output`, and the step is taken with that. Below the last rung, at the bottom, it is called
+    once more: there ``z`` is the clean latent, ``alpha`` 1, ``sigma`` 0, and there is nothing to be asked.
+
+    To differentiate through the network::
+
+        with torch.enable_grad():
+            state.z = state.z.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(energy(state.clean()), state.z)
+        state.z = state.z.detach() - slope
+
+    Solvers with a memory remember outputs as they were given. UniPC goes without its corrector where ``z`` was set; Heun's
+    second half-step and PNDM go on from a copy of the state, so that a new ``z`` counts there for the network's answer alone.
 
     Args:
         scheduler: any diffusers scheduler over a variance-preserving schedule.
@@ -75,6 +89,7 @@ class Solver:
         noise: ``[b, ...]``, standard normal, the start at rung 0; or with ``begin``, the state ``z`` at that rung.
         begin: the rung to begin at.
         generators: one a sample, for schedulers that add noise.
+        ask: ``(z, t)`` to the network's answer, for :attr:`output`.
     """
 
     def __init__(
@@ -84,8 +99,9 @@ class Solver:
         noise: Tensor,
         begin: int = 0,
         generators: Sequence[torch.Generator] | None = None,
+        ask: Callable[[Tensor, Tensor], Tensor] | None = None,
     ):
-        self.scheduler = copy.deepcopy(scheduler)
+        self.scheduler, self.ask = copy.deepcopy(scheduler), ask
         self.scheduler.set_timesteps(steps, device=noise.device)
         if hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(begin)
@@ -93,11 +109,15 @@ class Solver:
         self.kind: PredictionType = self.scheduler.config.prediction_type
         self.rung = begin
         self._segment: int | None = None
-        self._extra = {}
-        if generators is not None and "generator" in inspect.signature(self.scheduler.step).parameters:
+        read = inspect.signature(self.scheduler.step).parameters
+        self._extra: dict[str, Any] = (
+            {"eta": 0.0} if "eta" in read else {}
+        )  # as pipelines pass it: TCD's own default is 0.3
+        if generators is not None and "generator" in read:
             self._extra["generator"] = list(generators)
         self._sample = noise * self.scheduler.init_noise_sigma if begin == 0 else self._from_state(noise)
         self._z: Tensor | None = None
+        self._output: Tensor | None = None
 
     def _from_state(self, z: Tensor) -> Tensor:
         """Euler-type schedulers carry ``z / alpha``: ask the scheduler how it scales a one, and undo that."""
@@ -125,7 +145,9 @@ class Solver:
 
     @z.setter
     def z(self, z: Tensor) -> None:
-        self._z, self._sample = z, self._from_state(z.detach())
+        if z is self._z:
+            return
+        self._z, self._output, self._sample = z, None, self._from_state(z.detach())
         if hasattr(self.scheduler, "last_sample"):  # UniPC would correct the new state by what led to the old one
             self.scheduler.last_sample = None
 
@@ -141,15 +163,43 @@ class Solver:
         abar = self.scheduler.alphas_cumprod[self.t.long().cpu()].double()
         return abar.sqrt(), (1 - abar).sqrt()
 
-    def clean(self, output: Tensor) -> Tensor:
-        """The clean guess that an output (of the scheduler's prediction type) for :attr:`z` means, ``[b, ...]``."""
-        alpha, sigma = (value.to(self.z) for value in self.alpha_sigma())
-        return split(output, self.z, alpha, sigma, self.kind)[0]
+    @property
+    def alpha(self) -> Tensor:
+        """Share of the picture in ``z``, a scalar of its dtype."""
+        return self.alpha_sigma()[0].to(self.z)
+
+    @property
+    def sigma(self) -> Tensor:
+        """Share of the noise in ``z``, a scalar of its dtype."""
+        return self.alpha_sigma()[1].to(self.z)
+
+    @property
+    def output(self) -> Tensor:
+        """The network's answer for ``z`` (of the scheduler's prediction type), guidance and, under Coop-Diffusion, the fusion
+        applied; asked for once. May be set."""
+        if self._output is None:
+            assert self.ask is not None
+            self._output = self.ask(self.z, self.t)
+        return self._output
+
+    @output.setter
+    def output(self, output: Tensor) -> None:
+        self._output = output
+
+    def clean(self, output: Tensor | None = None) -> Tensor:
+        """The clean guess ``x0`` that an output means, :attr:`output` unless stated, ``[b, ...]``; at the bottom ``z`` itself."""
+        if self.is_done:
+            return self.z
+        return split(self.output if output is None else output, self.z, self.alpha, self.sigma, self.kind)[0]
 
     def output_of(self, clean: Tensor) -> Tensor:
         """The output that means a clean guess, seen from :attr:`z`."""
-        alpha, sigma = (value.to(self.z) for value in self.alpha_sigma())
+        alpha, sigma = self.alpha, self.sigma
         return join(*split(clean, self.z, alpha, sigma, "sample"), alpha, sigma, self.kind)
+
+    def answer(self, clean: Tensor) -> None:
+        """Set the output that means this clean guess."""
+        self.output = self.output_of(clean)
 
     def enter(self, segment: int) -> None:
         """Say which network answers from here on; where it is another one, the solver's history is forgotten."""
@@ -157,86 +207,14 @@ class Solver:
             restart_history(self.scheduler)
         self._segment = segment
 
-    def step(self, output: Tensor) -> None:
-        """One rung down, given the network's output (of the scheduler's prediction type) for :attr:`z`."""
-        output = output.detach()
+    def step(self, output: Tensor | None = None) -> None:
+        """One rung down with an output for :attr:`z`, :attr:`output` unless stated."""
+        output = (self.output if output is None else output).detach()
         self._sample = self.scheduler.step(output, self.t, self._sample, return_dict=False, **self._extra)[0]
-        self.rung, self._z = self.rung + 1, None
+        self.rung, self._z, self._output = self.rung + 1, None, None
 
 
-class State:
-    """What a :data:`Hook` sees on a rung: the state ``z``, where it stands, and what the network says of it once it is asked.
-
-    A hook may set :attr:`z` (whatever the scheduler carries, this is the variance-preserving state), and the network answers for
-    the new one; or it sets :attr:`output`, and the step is taken with that. Below the last rung, at the bottom, it is called
-    once more: there ``z`` is the clean latent, ``alpha`` 1, ``sigma`` 0, and there is nothing to be asked.
-
-    To differentiate through the network::
-
-        with torch.enable_grad():
-            state.z = state.z.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(energy(state.clean()), state.z)
-        state.z = state.z.detach() - slope
-
-    Solvers with a memory remember outputs as they were given. UniPC goes without its corrector where ``z`` was set; Heun's
-    second half-step and PNDM go on from a copy of the state, so that a new ``z`` counts there for the network's answer alone.
-    """
-
-    def __init__(self, solver: Solver, ask: Callable[[Tensor, Tensor], Tensor]):
-        self._solver, self._ask = solver, ask
-        self._output: Tensor | None = None
-
-    @property
-    def is_done(self) -> bool:
-        """Whether this is the bottom."""
-        return self._solver.is_done
-
-    @property
-    def t(self) -> Tensor:
-        """The timestep, a scalar; not at the bottom."""
-        return self._solver.t
-
-    @property
-    def alpha(self) -> Tensor:
-        """Share of the picture in ``z``, a scalar of its dtype."""
-        return self._solver.alpha_sigma()[0].to(self.z)
-
-    @property
-    def sigma(self) -> Tensor:
-        """Share of the noise in ``z``, a scalar of its dtype."""
-        return self._solver.alpha_sigma()[1].to(self.z)
-
-    @property
-    def z(self) -> Tensor:
-        """``alpha x0 + sigma eps``, ``[b, c, h, w]``."""
-        return self._solver.z
-
-    @z.setter
-    def z(self, z: Tensor) -> None:
-        if z is not self._solver.z:
-            self._solver.z, self._output = z, None
-
-    @property
-    def output(self) -> Tensor:
-        """The network's answer for ``z``, guidance (and under Coop-Diffusion the fusion) applied; asked for once."""
-        if self._output is None:
-            self._output = self._ask(self.z, self.t)
-        return self._output
-
-    @output.setter
-    def output(self, output: Tensor) -> None:
-        self._output = output
-
-    def clean(self) -> Tensor:
-        """The clean guess ``x0`` that the output means, ``[b, c, h, w]``; at the bottom ``z`` itself."""
-        return self.z if self.is_done else self._solver.clean(self.output)
-
-    def answer(self, clean: Tensor) -> None:
-        """Set the output that means this clean guess."""
-        self.output = self._solver.output_of(clean)
-
-
-Hook = Callable[[State], None]
+Hook = Callable[[Solver], None]
 """Looks at the state on every rung, and may change it."""
 
 
@@ -277,19 +255,16 @@ def sample(
         ValueError: scheduler and model disagree on schedule or prediction type.
     """
     check_agreement(guided, scheduler)
-    solver = Solver(scheduler, steps, guided.beside(noise), begin, generators)
+    solver = Solver(scheduler, steps, guided.beside(noise), begin, generators, guided)
     last = len(solver.timesteps) if end is None else end
     while solver.rung < last:
         solver.enter(guided.model.segment(solver.t))
-        solver.step(seen(State(solver, guided), hook).output)
-    return seen(State(solver, guided), hook).clean()
-
-
-def seen(state: State, hook: Hook | None) -> State:
-    """The state after its hook, where there is one."""
+        if hook is not None:
+            hook(solver)
+        solver.step()
     if hook is not None:
-        hook(state)
-    return state
+        hook(solver)
+    return solver.clean()
 
 
 def check_agreement(guided: Guided, scheduler: Any) -> None:

@@ -3,8 +3,6 @@
 Letters: b batch, s picture side in pixels, n patches, w width.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

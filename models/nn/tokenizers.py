@@ -9,21 +9,16 @@ Sources: CLIP's `simple_tokenizer.py` (vocabulary from the open_clip package); B
 (Apache-2.0, `bert_chinese_vocab.txt`).
 """
 
-from __future__ import annotations
-
 import gzip
 import html
-import re
-import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
-from tokenizers.models import BPE, WordPiece
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers.models import BPE, WordLevel, WordPiece
 from torch import Tensor
 
 
@@ -34,34 +29,18 @@ class Tokens(NamedTuple):
     mask: Tensor
 
 
-class TextTokenizer(Protocol):
-    """What models and recipes need to know of a tokenizer."""
-
-    vocabulary: int
-    length: int
-    words: tuple[str, ...]
-    """The list that it was made with: a model that is trained with it needs the same one. () where there is only one."""
-
-    def __call__(self, texts: Sequence[str]) -> Tokens: ...
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token numbers without start, end and padding, uncut."""
-        ...
-
-    def pieces(self, text: str) -> list[str]:
-        """What each real place of the text's row shows, to be read by people; start and end in angle or square brackets."""
-        ...
-
-
-class _Framed:
-    """Start, end, padding and cutting, the same for all tokenizers."""
+class TextTokenizer:
+    """What models and recipes need to know of a tokenizer; start, end, padding and cutting are the same for all."""
 
     vocabulary: int
     length: int
     words: tuple[str, ...] = ()
+    """The list that it was made with: a model that is trained with it needs the same one. () where there is only one."""
     start: int
     end: int
     pad: int
+    backend: Tokenizer
+    """What splits and numbers texts, without start and end."""
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         ids, mask = [], []
@@ -73,18 +52,23 @@ class _Framed:
         shape = (len(texts), self.length)
         return Tokens(torch.tensor(ids).long().view(shape), torch.tensor(mask).bool().view(shape))
 
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token numbers without start, end and padding, uncut."""
+        return [encoded.ids for encoded in self.backend.encode_batch([self._cleaned(text) for text in texts])]
+
     def pieces(self, text: str) -> list[str]:
+        """What each real place of the text's row shows, to be read by people; start and end in angle or square brackets."""
         inner = self.encode([text])[0][: self.length - 2]
         return [self._piece(number) for number in (self.start, *inner, self.end)]
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        raise NotImplementedError
+    def _cleaned(self, text: str) -> str:
+        return text.encode("utf-8", "replace").decode("utf-8")
 
     def _piece(self, number: int) -> str:
         raise NotImplementedError
 
 
-class ClipTokenizer(_Framed):
+class ClipTokenizer(TextTokenizer):
     """CLIP's lower-cased byte-pair encoding, 49,408 entries, 77 places. Padded with 0, as CLIP does.
 
     Raises ModuleNotFoundError when the open_clip_torch package, which holds the vocabulary, is not installed.
@@ -95,28 +79,32 @@ class ClipTokenizer(_Framed):
 
     def __init__(self, length: int = 77):
         self.length = length
-        self._alphabet = _byte_alphabet()
+        alphabet = sorted(
+            pre_tokenizers.ByteLevel.alphabet()
+        )  # visible Latin-1 characters stand for themselves, and first
         merges = _clip_merges()
-        entries = [*self._alphabet, *(letter + "</w>" for letter in self._alphabet), *map("".join, merges)]
+        entries = [*alphabet, *(letter + "</w>" for letter in alphabet), *map("".join, merges)]
         self._names = [*entries, "<start>", "<end>"]
-        self._backend = Tokenizer(BPE({e: i for i, e in enumerate(entries)}, merges, end_of_word_suffix="</w>"))
+        self.backend = Tokenizer(BPE({e: i for i, e in enumerate(entries)}, merges, end_of_word_suffix="</w>"))
         words = Regex(r"(?i)'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
-        self._backend.pre_tokenizer = pre_tokenizers.Sequence(
+        self.backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Split(words, "removed", invert=True), pre_tokenizers.ByteLevel(False, use_regex=False)]
         )
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return [e.ids for e in self._backend.encode_batch([_clean_english(t) for t in texts])]
+    def _cleaned(self, text: str) -> str:
+        """CLIP's cleaning: mend broken encodings, resolve html entities (twice), single spaces, lower case."""
+        if not (text.isascii() and text.isprintable() and "&" not in text):  # plain text: nothing to mend
+            import ftfy
+
+            text = html.unescape(html.unescape(ftfy.fix_text(super()._cleaned(text))))
+        return " ".join(text.split()).lower()
 
     def _piece(self, number: int) -> str:
         name = self._names[number]
-        if number >= self.start:
-            return name
-        numbers = {letter: byte for byte, letter in zip(_alphabet_bytes(), self._alphabet, strict=True)}
-        return bytes(numbers[c] for c in name.removesuffix("</w>")).decode("utf-8", "replace")
+        return name if number >= self.start else decoders.ByteLevel().decode([name.removesuffix("</w>")])
 
 
-class BertChineseTokenizer(_Framed):
+class BertChineseTokenizer(TextTokenizer):
     """BERT's Chinese WordPiece, 21,128 entries, lower-cased, each character a token, [CLS] ... [SEP]; Wukong's 32 places.
 
     `vocabulary_file` replaces the bundled list: one entry a line, with [PAD], [UNK], [CLS] and [SEP] among them.
@@ -131,18 +119,15 @@ class BertChineseTokenizer(_Framed):
             raise ValueError(f"{file} is not a BERT vocabulary: it lacks {', '.join(sorted(missing))}")
         self.length, self.vocabulary = length, len(self.words)
         self.pad, self.start, self.end = numbers["[PAD]"], numbers["[CLS]"], numbers["[SEP]"]
-        self._backend = Tokenizer(WordPiece(numbers, unk_token="[UNK]", max_input_chars_per_word=100))
-        self._backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-        self._backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return [e.ids for e in self._backend.encode_batch([_well_formed(t) for t in texts])]
+        self.backend = Tokenizer(WordPiece(numbers, unk_token="[UNK]", max_input_chars_per_word=100))
+        self.backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+        self.backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
 
     def _piece(self, number: int) -> str:
         return self.words[number].removeprefix("##")
 
 
-class WordTokenizer(_Framed):
+class WordTokenizer(TextTokenizer):
     """A closed list of words; Chinese characters stand for themselves. For tiny models on the built-in worlds.
 
     Text is put into compatibility form (full-width letters become plain ones) and lower case. Unknown words share one number.
@@ -156,29 +141,23 @@ class WordTokenizer(_Framed):
             raise ValueError("the list of words repeats itself")
         self.words, self.length = tuple(words), length
         self._names = self.SPECIAL + self.words
-        self._numbers = {word: i for i, word in enumerate(self._names)}
         self.vocabulary = len(self._names)
-
-    @classmethod
-    def from_texts(cls, texts: Iterable[str], length: int = 32) -> WordTokenizer:
-        """The words of the texts, frequent ones first, equally frequent ones in alphabetical order."""
-        counts = Counter(word for text in texts for word in split_words(text))
-        return cls(sorted(counts, key=lambda word: (-counts[word], word)), length)
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return [[self._numbers.get(word, self.unknown) for word in split_words(text)] for text in texts]
+        numbers = {word: number for number, word in enumerate(self._names)}
+        self.backend = Tokenizer(WordLevel(numbers, unk_token=self.SPECIAL[self.unknown]))
+        self.backend.normalizer, self.backend.pre_tokenizer = _PLAIN, _APART
 
     def _piece(self, number: int) -> str:
         return self._names[number]
 
 
-CHINESE = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(f"[{CHINESE}]|[^\\W{CHINESE}]+|[^\\w\\s]")
+_CHINESE = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_PLAIN = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+_APART = pre_tokenizers.Split(Regex(f"[{_CHINESE}]|[^\\W{_CHINESE}]+|[^\\w\\s]"), "removed", invert=True)
 
 
 def split_words(text: str) -> list[str]:
     """Lower-cased words, single Chinese characters and single marks of a text in compatibility form (NFKC)."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).lower())
+    return [word for word, _ in _APART.pre_tokenize_str(_PLAIN.normalize_str(text))]
 
 
 def find_phrase(tokenizer: TextTokenizer, text: str, phrase: str) -> list[int]:
@@ -191,19 +170,6 @@ def find_phrase(tokenizer: TextTokenizer, text: str, phrase: str) -> list[int]:
     return []
 
 
-def _well_formed(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _clean_english(text: str) -> str:
-    """CLIP's cleaning: mend broken encodings, resolve html entities (twice), single spaces, lower case."""
-    if not (text.isascii() and text.isprintable() and "&" not in text):  # plain text: nothing to mend
-        import ftfy
-
-        text = html.unescape(html.unescape(ftfy.fix_text(_well_formed(text))))
-    return " ".join(text.split()).lower()
-
-
 def _clip_merges() -> list[tuple[str, str]]:
     spec = find_spec("open_clip")
     if spec is None or spec.origin is None:
@@ -212,16 +178,3 @@ def _clip_merges() -> list[tuple[str, str]]:
     lines = gzip.decompress(packed).decode("utf-8").split("\n")
     pairs = [line.split() for line in lines[1 : ClipTokenizer.vocabulary - 2 * 256 - 2 + 1]]
     return [(left, right) for left, right in pairs]
-
-
-def _alphabet_bytes() -> list[int]:
-    """The 256 bytes in the order of CLIP's vocabulary: visible Latin-1 characters first."""
-    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    return visible + [byte for byte in range(256) if byte not in visible]
-
-
-def _byte_alphabet() -> list[str]:
-    """The letter that stands for each of `_alphabet_bytes`: itself where visible, else the next one from U+0100 on."""
-    order = _alphabet_bytes()
-    visible = 188
-    return [chr(byte) for byte in order[:visible]] + [chr(256 + i) for i in range(256 - visible)]

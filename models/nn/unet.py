@@ -6,13 +6,12 @@ are the shapes as small dataclasses, the one function that turns a named conditi
 multiply-adds, and :func:`record_attention`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lt.models.nn.diffusion import Condition
@@ -150,21 +149,6 @@ def unet_arguments(condition: Condition) -> dict[str, Any]:
     return arguments
 
 
-class TextUNet(nn.Module):
-    """A diffusers U-Net as the ``network`` of a :class:`~lt.models.nn.diffusion.Denoiser`.
-
-    States keep their own precision; the U-Net sees them in its weights'.
-    """
-
-    def __init__(self, unet: nn.Module):
-        super().__init__()
-        self.unet = unet
-
-    def forward(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """See :func:`call_unet`."""
-        return call_unet(self.unet, z.to(weights_dtype(self.unet)), t, condition).to(z.dtype)
-
-
 def weights_dtype(module: nn.Module) -> torch.dtype:
     """The dtype of a module's first parameter: what its inputs must have where nothing casts automatically."""
     return next(module.parameters()).dtype
@@ -246,32 +230,3 @@ def attention_probabilities(attn: Any, states: Tensor, context: Tensor | None, m
         bias = attn.prepare_attention_mask(mask, context.shape[1], len(states))
         scores = scores + bias.view(len(states), attn.heads, -1, bias.shape[-1])
     return scores.softmax(dim=-1)
-
-
-def token_heatmaps(maps: dict[str, Tensor], latent: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Where each text token is looked at: cross-attention maps of all layers, averaged over heads and layers.
-
-    Args:
-        maps: from :func:`record_attention`, ``[b, heads, queries, tokens]`` each.
-        latent: height and width of the latent that went through the U-Net.
-        size: height and width of the answer.
-
-    Returns:
-        ``[b, tokens, *size]``; over the tokens it sums to one at every place.
-    """
-    resized = []
-    for name, probabilities in maps.items():
-        grid = _grid(probabilities.shape[2], latent, name)
-        mean = probabilities.mean(1).transpose(1, 2).unflatten(2, grid)
-        resized.append(F.interpolate(mean, size=size, mode="bilinear", align_corners=False))
-    return torch.stack(resized).mean(0)
-
-
-def _grid(queries: int, latent: Sequence[int], name: str) -> tuple[int, int]:
-    """Height and width of the level that has so many queries: every level halves, rounding up."""
-    height, width = latent
-    while height * width > queries:
-        height, width = -(-height // 2), -(-width // 2)
-    if height * width != queries:
-        raise ValueError(f"{name} has {queries} queries, which is no level of a {latent[0]}x{latent[1]} latent")
-    return height, width

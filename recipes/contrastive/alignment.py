@@ -16,7 +16,7 @@ from lt.datagen.engine.stage import batched
 from lt.models.filip import word_of_patch
 from lt.models.nn.contrastive import Features
 from lt.recipes.diffusion.lettering import font
-from lt.recipes.diffusion.pictures import sheet
+from lt.recipes.pictures import sheet
 
 CELL = 40
 """Side of a drawn patch in pixels."""

@@ -28,10 +28,9 @@ from transformers.utils import logging as transformers_logging
 from lt.datagen.shards import LtError
 from lt.datagen.shards.storage import write_json
 from lt.models.nn.dual import DualEncoder
-from lt.models.nn.text import TextConfig
 from lt.models.nn.timm_tower import TimmConfig
 from lt.models.nn.tokenizers import TextTokenizer, WordTokenizer
-from lt.models.nn.vit import VisionConfig
+from lt.models.nn.towers import TextConfig, VisionConfig
 from lt.recipes.contrastive.objective import CLIP_DEVIATION, CLIP_MEAN, normalised
 from lt.recipes.contrastive.settings import TextSettings
 
@@ -144,7 +143,7 @@ def clip_names(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
             for letter, part in zip("qkv", value.chunk(3), strict=True):
                 yield theirs.replace("in_proj_", f"{letter}_proj."), part
         else:
-            yield theirs, value
+            yield theirs, value.reshape(()) if theirs == "logit_scale" else value
 
 
 class _Tower(nn.Module):

@@ -21,7 +21,7 @@ from lt.models.nn.device import device
 from lt.models.nn.dual import DualConfig, DualEncoder
 from lt.models.nn.timm_tower import TimmConfig
 from lt.models.nn.tokenizers import TextTokenizer, WordTokenizer
-from lt.models.nn.transformer import Block
+from lt.models.nn.towers import Block
 from lt.recipes.contrastive.alignment import Aligned, owners, three_in_a_row
 from lt.recipes.contrastive.pairs import Pair
 from lt.recipes.contrastive.settings import ContrastiveSettings, HeadSettings
@@ -167,6 +167,9 @@ class ContrastiveObjective(Objective):
         ]
         return [group for group in groups if group["params"]]
 
+    def after_step(self) -> None:
+        self.model.scale.clamp()
+
     def export(self, folder: Path) -> None:
         """Write both towers as ONNX, weights as safetensors, settings, vocabulary: see `contrastive.export`."""
         from lt.recipes.contrastive.export import export
@@ -176,9 +179,11 @@ class ContrastiveObjective(Objective):
 
 def shaped(config: DualConfig, head: HeadSettings, tokenizer: TextTokenizer, **own: Any) -> DualConfig:
     """The shape of an encoder, with what the settings say of its head and a text tower for the tokenizer."""
+    vision, text = config.vision, replace(config.text, activation=head.activation)
     return replace(
         config,
-        text=replace(config.text, vocabulary=tokenizer.vocabulary, length=tokenizer.length),
+        vision=vision if isinstance(vision, TimmConfig) else replace(vision, activation=head.activation),
+        text=replace(text, vocabulary=tokenizer.vocabulary, length=tokenizer.length),
         dim=head.dim or config.dim,
         ends=head.ends,
         scale_start=head.scale_start,

@@ -12,9 +12,9 @@ from PIL import Image
 
 from lt.datagen.shards import Sample, captions_of
 from lt.models.nn.tokenizers import TextTokenizer
-from lt.recipes.diffusion.pictures import channels_first, fitted
 from lt.recipes.evaluate.retrieval import text_number
 from lt.recipes.evaluate.things import MAX_THINGS, things_of
+from lt.recipes.pictures import channels_first, fitted
 
 _LEAST_AREA = 0.9  # of a random crop
 

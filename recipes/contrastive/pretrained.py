@@ -1,8 +1,10 @@
 """Image towers that start from weights made elsewhere: safetensors or weights-only `.pt` files, lt runs and checkpoints."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -12,30 +14,63 @@ from torch import Tensor, nn
 from lt.datagen.shards import LtError
 from lt.models.nn.dual import DualEncoder, openai_state
 from lt.models.nn.timm_tower import TimmTower
+from lt.models.nn.towers import Activation
 from lt.recipes.training import checkpoints
+from lt.recipes.training.checkpoints import Record
 
 _PREFIX = "image_tower."
 
 
-def load_image_tower(model: DualEncoder, where: Path) -> None:
+def load_image_tower(model: DualEncoder, where: Path) -> str:
     """Load the image tower's weights into `model`, and nothing else.
+
+    Weights do not say with which activation they were trained. A configuration of transformers (`config.json`) or open_clip
+    (`open_clip_config.json`) beside the file does.
 
     Args:
         where: a `.safetensors` or `.pt` file whose names are OpenAI's or open_clip's (`visual.conv1.weight` ...), those of
             transformers' CLIPModel (`vision_model.` ...) or, for a timm tower, timm's own; or a run or checkpoint of lt.
 
+    Returns:
+        A line for people where nothing says which activation it is, else "".
+
     Raises:
-        LtError: the file cannot be read, or it does not hold this tower.
+        LtError: the file cannot be read, it does not hold this tower, or the tower has another activation.
     """
     state = _from_run(where) if where.is_dir() else _from_file(where)
     if isinstance(model.image_tower, TimmTower):
         _load(model.image_tower.backbone, {name: value for name, value in state.items() if "head" not in name}, where)
-        return
+        return ""
     if any(name.startswith("vision_model.") for name in state):
         ours = _from_transformers(state, model)
     else:
         ours = state if any(name.startswith(_PREFIX) for name in state) else openai_state(state)
     _load(model.image_tower, {n.removeprefix(_PREFIX): v for n, v in ours.items() if n.startswith(_PREFIX)}, where)
+    mine, theirs = model.image_tower.config.activation, _activation(where)
+    if theirs not in ("", mine):
+        known = theirs in get_args(Activation)
+        hint = f"--set model.activation={theirs}" if known else f"Known: {', '.join(get_args(Activation))}."
+        raise LtError(f"The weights of {where} were trained with {theirs}, this tower has {mine}.", hint)
+    return "" if theirs else f"{where} does not say its activation: read as {mine} (model.activation)"
+
+
+def _activation(where: Path) -> str:
+    """What a run, or a configuration beside a file of weights, says of the image tower's activation; "" where it says nothing."""
+    if where.is_dir():
+        return Record.load(checkpoints.chosen(where)).settings.get("model.activation", "quick_gelu")
+    theirs, openclip = (_json(where.with_name(name)) for name in ("config.json", "open_clip_config.json"))
+    if isinstance(shape := openclip.get("model_cfg"), dict):
+        return "quick_gelu" if shape.get("quick_gelu") else "gelu"
+    vision = theirs.get("vision_config")
+    return str((vision if isinstance(vision, dict) else theirs).get("hidden_act", ""))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _load(tower: nn.Module, state: Mapping[str, Tensor], where: Path) -> None:
@@ -60,7 +95,7 @@ def _from_transformers(state: Mapping[str, Tensor], model: DualEncoder) -> dict[
 
 def _from_run(where: Path) -> dict[str, Tensor]:
     found = checkpoints.chosen(where)
-    tensors = checkpoints.read_tensors(found, checkpoints.Record.load(found), "model")
+    tensors = checkpoints.read_tensors(found, Record.load(found), "model")
     return {name.removeprefix("model."): value for name, value in tensors.items()}
 
 

@@ -57,6 +57,9 @@ class HeadSettings(Section):
     """Share of the tokens that is sent to the far side of the similarity (FILIP: 0.25)."""
     half: bool = False
     """Tokens travel, and are multiplied, in fp16 (FILIP)."""
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    """Of the transformers' blocks, as the weights that they start from want it: `quick_gelu` is OpenAI's CLIP's, `gelu` that of
+    most models of open_clip."""
     checkpointing: bool = free(False)
     """Recompute each block in the backward pass: less memory, a third more time."""
 

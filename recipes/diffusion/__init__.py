@@ -1,1 +1,1 @@
-"""What the systems that diffuse share: pictures in and out, worlds, autoencoders, text encoders, caches."""
+"""What the systems that diffuse share: worlds, autoencoders, text encoders, caches."""

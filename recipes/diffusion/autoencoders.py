@@ -1,4 +1,4 @@
-"""Autoencoders by where they lie (runs of `lt train vae`, checkpoints, diffusers folders), with the digest of what they are."""
+"""Autoencoders by name (runs of `lt train vae`, checkpoints, diffusers folders, the hub), with the digest of what they are."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,12 +8,10 @@ from typing import Any
 from lt.datagen.shards import LtError
 from lt.datagen.shards.storage import digest_of, digest_of_file
 from lt.models.nn.autoencoder import AutoencoderSpace
-from lt.recipes.diffusion.quiet import without_bars
-from lt.recipes.shipped import located
+from lt.recipes.diffusion import hub
 from lt.recipes.training import checkpoints
 from lt.recipes.training.checkpoints import Record
 
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
 _FORMAT = 1  # of what the digest covers
 
 
@@ -29,11 +27,12 @@ def locate(where: str) -> Located:
     """Find an autoencoder without loading it.
 
     Raises:
-        LtError: there is none.
+        LtError: there is none, or it is of a kind that is not known.
     """
-    folder = located(where)
-    if config := _diffusers_folder(folder):
-        return Located(str(config.absolute()), _digest([config / "config.json", config / _WEIGHTS]))
+    folder = hub.found(where)
+    if part := _diffusers_folder(folder):
+        files = part / "config.json", *hub.weights_of(part)[1]
+        return Located(str(part.absolute()), digest_of([_FORMAT, *map(digest_of_file, files)]))
     if not folder.is_dir():
         hint = "Train it first: lt train vae" if Path(where).name.startswith("vae") else "Name a run of `lt train vae`."
         raise LtError(f"There is no autoencoder in {where}.", hint)
@@ -59,8 +58,9 @@ def load(found: Located) -> AutoencoderSpace:
     if _diffusers_folder(Path(found.folder)):
         from diffusers import AutoencoderKL
 
-        without_bars()
-        vae = AutoencoderKL.from_pretrained(found.folder, use_safetensors=True)
+        hub.without_bars()
+        variant, _ = hub.weights_of(Path(found.folder))
+        vae = AutoencoderKL.from_pretrained(found.folder, use_safetensors=True, variant=variant)
     else:
         objective: Any = checkpoints.restore(Path(found.folder))[0]
         vae = objective.ready(Path(found.folder))  # see `VaeObjective`, which is a guest of this room
@@ -69,8 +69,10 @@ def load(found: Located) -> AutoencoderSpace:
 
 def _diffusers_folder(folder: Path) -> Path | None:
     """The folder itself or its `vae`, where an AutoencoderKL lies."""
-    return next((part for part in (folder, folder / "vae") if (part / _WEIGHTS).is_file()), None)
-
-
-def _digest(files: list[Path]) -> str:
-    return digest_of([_FORMAT, *(digest_of_file(file) for file in files)])
+    for part in (folder, folder / "vae"):
+        kind = hub.config_of(part).get("_class_name")
+        if kind == "AutoencoderKL":
+            return part
+        if kind:
+            raise LtError(f"{part} holds a model of the class {kind}.", "Name a folder with an AutoencoderKL.")
+    return None

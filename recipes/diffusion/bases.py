@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lt.recipes.config import flat, resolve
+from lt.recipes.diffusion import hub
 from lt.recipes.diffusion.settings import DiffusionSettings
 from lt.recipes.diffusion.unets import is_pipeline, shape_of
 from lt.recipes.registry import find_recipe, run_named
@@ -25,10 +26,13 @@ def inherited(settings: DiffusionSettings, own: Sequence[str] = ()) -> Mapping[s
     """
     if not settings.base:
         return {}
-    folder = Path(settings.base)
-    if is_pipeline(folder):
-        return {"model.autoencoder": settings.base, "model.text": [settings.base], **shape_of(folder)}
-    theirs = _settings_in(folder)
+    if is_pipeline(settings.base):
+        return {
+            "model.autoencoder": settings.base,
+            "model.text": [settings.base],
+            **shape_of(hub.found(settings.base)),
+        }
+    theirs = _settings_in(Path(settings.base))
     return {key: theirs[key] for name in (*_SHARED, *own) if (key := f"model.{name}") in theirs}
 
 

@@ -12,7 +12,6 @@ each sample says which encoder made it (`json.latent`, `json.embed`), which trai
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,8 +29,8 @@ from lt.recipes.devices import run_to_end
 from lt.recipes.diffusion import autoencoders
 from lt.recipes.diffusion.autoencoders import Located
 from lt.recipes.diffusion.controls import COMPUTED, control_picture
-from lt.recipes.diffusion.pictures import Size, channels_first, fitted, to_signed
 from lt.recipes.diffusion.texts import encode_texts, load_text_encoders, text_digest
+from lt.recipes.pictures import Size, channels_first, fitted, to_signed
 
 KEPT = ("json", "txt", "pose.png", "edge.png")
 """Fields that go into the cache beside the tensors; pictures and layers stay in the source."""
@@ -152,22 +151,18 @@ class EncodeTexts:
                 yield Reject.of(sample, error.reason, error.figure, error.detail)
                 continue
             with model_time():
-                features = self._features(texts)
-            sample["embed.npy"] = features["text"]
+                encoders = load_text_encoders(self.folders, self.length, self.digest)
+                for encoder in encoders:
+                    encoder.model.to(device())
+                features = encode_texts(encoders, texts, self.pooled)
+            sample["embed.npy"] = features["text"].half().cpu().numpy()
             if self.pooled:
-                sample["pooled.npy"] = features["pooled"]
+                sample["pooled.npy"] = features["pooled"].half().cpu().numpy()
             sample.meta["embed"] = {"model": self.digest, "texts": texts}
             yield sample
 
     def lineage(self, sample: Sample) -> dict[str, Any]:
         return {"model": self.digest}
-
-    def _features(self, texts: list[str]) -> dict[str, np.ndarray]:
-        encoders = load_text_encoders(self.folders, self.length, self.digest)
-        for encoder in encoders:
-            encoder.model.to(device())
-        found = encode_texts(encoders, texts, self.pooled)
-        return {name: value.half().cpu().numpy() for name, value in found.items()}
 
 
 def picture_stage(
@@ -197,15 +192,13 @@ def cached(sources: Sequence[str], stages: Sequence[Stage], note: Callable[[str]
     Raises:
         LtError: a source cannot be read, or tasks failed.
     """
-    return [str(_cached(where, tuple(stages), note)) for where in sources]
+    return [_cached(Pipeline("latents", ShardSource(where), tuple(stages)), where, note) for where in sources]
 
 
-def _cached(where: str, stages: tuple[Stage, ...], note: Callable[[str], None]) -> Path:
-    pipeline = Pipeline("latents", ShardSource(where), stages)
+def _cached(pipeline: Pipeline, where: str, note: Callable[[str], None]) -> str:
     folder = lt_home() / "latents" / make_plan(pipeline).digest[:32]
     alone = torch.accelerator.is_available() or len(open_shards(where)) < _MANY
-    workers = 0 if alone else cores()
-    report = run_to_end(pipeline, folder, workers)
+    report = run_to_end(pipeline, folder, 0 if alone else cores())
     if report.done:
         note(f"  caches {report.count:,} latents of {where[:80]} in {folder} ({report.seconds:.0f} s)")
-    return folder
+    return str(folder)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from lt.datagen.shards import Sample, SampleError
 from lt.datagen.shards.codec import to_rgb
-from lt.recipes.diffusion.pictures import Size, covering, fitted
+from lt.recipes.pictures import Size, covering, fitted
 
 STORED = ("pose", "edge")
 """Control pictures that only shards can bring, as `pose.png` and `edge.png`."""

@@ -14,7 +14,7 @@ from lt.datagen.shards.manifest import MANIFEST, Manifest
 from lt.models.nn.tokenizers import WordTokenizer
 from lt.recipes.diffusion.cache import bucket_of, cached, latent_field, picture_stage, text_stage
 from lt.recipes.diffusion.settings import DiffusionSettings
-from lt.recipes.diffusion.worlds import together
+from lt.recipes.diffusion.worlds import pattern_of
 from lt.recipes.system import Note
 
 SEED = "seed"
@@ -106,7 +106,7 @@ def prepare(
     where = f"in {len(model.buckets)} sizes about" if model.buckets else "at"
     steps = f"t from {model.timesteps[0]} to {model.timesteps[-1]}"
     note(f"  {name}: {_share(folders)} {where} {side} pixels, {steps}")
-    return folders, together(tests) if tests else ""
+    return folders, pattern_of(tests) if tests else ""
 
 
 def _share(folders: Sequence[str]) -> str:

@@ -21,18 +21,17 @@ from lt.datagen.shards import LtError
 from lt.models.nn.autoencoder import AutoencoderSpace
 from lt.models.nn.captions import TOKENS, CaptionedNetwork, small_text_encoder
 from lt.models.nn.control import HINT, ControlledUNet
-from lt.models.nn.diffusion import Condition, Denoiser, Guided, drop_condition, seeded_noise
+from lt.models.nn.diffusion import Condition, Denoiser, Guided, drop_condition, seeded_noise, split
 from lt.models.nn.lora import add_lora, lora_layers
 from lt.models.nn.pipelines import stable_diffusion_pipeline
-from lt.models.nn.sampling import make_scheduler, sample
-from lt.models.nn.unet import TextUNet, UNetShape, multiply_adds
+from lt.models.nn.sampling import Solver, make_scheduler, sample
+from lt.models.nn.understood import objections
+from lt.models.nn.unet import UNetShape, multiply_adds
 from lt.models.pangu import SizeBuckets
-from lt.recipes.diffusion import autoencoders
+from lt.recipes.diffusion import autoencoders, hub
 from lt.recipes.diffusion.cache import bucket_of
 from lt.recipes.diffusion.data import SEED, Row
-from lt.recipes.diffusion.pictures import sheet, to_bytes
-from lt.recipes.diffusion.quiet import without_bars
-from lt.recipes.diffusion.settings import DenoiserSettings, DiffusionSettings, LoraSettings
+from lt.recipes.diffusion.settings import DiffusionSettings, LoraSettings
 from lt.recipes.diffusion.texts import (
     LENGTH,
     TextEncoder,
@@ -43,7 +42,8 @@ from lt.recipes.diffusion.texts import (
     text_digest,
     world_tokenizer,
 )
-from lt.recipes.diffusion.unets import is_pipeline, load_unet, unet_digest
+from lt.recipes.diffusion.unets import copy_unet, is_pipeline, unet_digest
+from lt.recipes.pictures import sheet, to_bytes
 from lt.recipes.registry import run_named
 from lt.recipes.training import checkpoints
 from lt.recipes.training.objective import Batch, Metrics, Objective, Report
@@ -52,12 +52,13 @@ POINTS = 8
 """Timesteps at which the validation loss is taken."""
 SHOWN, STEPS, GUIDANCE = 8, 20, 4.0
 """Pictures that a validation draws, and how."""
+_NO_PIPELINE = "Its checkpoint is safetensors; `lt sample --checkpoint` reads it."
 _USUAL_FACTOR = 8  # pixels a latent of every published autoencoder here
 
 
 def _in_words_of_base(settings: DiffusionSettings) -> DiffusionSettings:
     """Settings with the words that the model they build on was trained with: its text encoder is taken over."""
-    if not settings.base or is_pipeline(Path(settings.base)):
+    if not settings.base or is_pipeline(settings.base):
         return settings
     checkpoint = checkpoints.chosen(Path(settings.base))
     return checkpoints.with_words(settings, checkpoint, checkpoints.Record.load(checkpoint))
@@ -75,6 +76,7 @@ class DiffusionObjective(Objective):
         self.settings = settings = _in_words_of_base(settings)
         self.located = autoencoders.locate(model.autoencoder)
         self.texts = text_digest(model.text)
+        self.revisions = self._revisions()
         self.built_on = {"model.autoencoder": self.located.digest} | ({"model.text": self.texts} if model.text else {})
         self.space: AutoencoderSpace = autoencoders.load(self.located)
         self.tokenizer = world_tokenizer(settings.text.words)
@@ -96,6 +98,12 @@ class DiffusionObjective(Objective):
         )
         if settings.lora.rank:
             self._adapt(settings.lora)
+
+    def _revisions(self) -> dict[str, str]:
+        model, base = self.settings.model, self.settings.base
+        named = [("model.autoencoder", model.autoencoder), *(("model.text", one) for one in model.text), ("base", base)]
+        commits = {name: hub.revision_of(hub.found(where)) for name, where in named if where}
+        return {name: commit for name, commit in commits.items() if commit}
 
     def _adapt(self, lora: LoraSettings) -> None:
         """Take over the model in `lora.base`, and train an adapter beside it."""
@@ -135,8 +143,7 @@ class DiffusionObjective(Objective):
 
     def network(self, branches: Mapping[str, nn.Module] | None = None) -> CaptionedNetwork:
         """The U-Net with its text encoder and some control branches."""
-        inner = ControlledUNet(self.unet, branches) if branches else TextUNet(self.unet)
-        return CaptionedNetwork(inner, self.encoder, branches or ())
+        return CaptionedNetwork(ControlledUNet(self.unet, branches), self.encoder, branches or ())
 
     def example(self) -> Row:
         return Row(
@@ -223,10 +230,31 @@ class DiffusionObjective(Objective):
 
     @torch.no_grad()
     def drawn(self, latents: Tensor, condition: Condition, seeds: list[int]) -> Tensor:
-        """Pictures of these conditions, [b, 3, h, w] in about -1..1; `latents` are the true ones, of their size."""
-        noise = seeded_noise(seeds, tuple(latents.shape[1:])).to(latents)
+        """What the generator does on its own part of the time line, decoded: [b, 3, h, w] in about -1..1.
+
+        It begins from pure noise, or where its part begins lower down, from the true latents noised to that level. Where its part
+        ends above t = 0, the clean guess at the end is shown: blurred, for noise still hides the detail.
+        """
+        guided = self.guided(condition)
         scheduler = make_scheduler("ddim", self.denoiser.schedule, self.denoiser.prediction_type)
-        return self.space.decode(sample(self.guided(condition), scheduler, noise, steps=STEPS))
+        noise = seeded_noise(seeds, tuple(latents.shape[1:])).to(latents)
+        ladder = Solver(scheduler, STEPS, noise).timesteps.tolist()
+        rungs = [rung for rung, t in enumerate(ladder) if t in self.denoiser.timesteps]
+        if not rungs:
+            return self.space.decode(self._one_guess(latents, guided, noise))
+        if rungs[0]:
+            alpha, sigma = self.denoiser.schedule.alpha_sigma(ladder[rungs[0]], latents)
+            noise = alpha * latents + sigma * noise
+        clean = sample(guided, scheduler, noise, steps=STEPS, begin=rungs[0], end=rungs[-1])
+        return self.space.decode(clean)
+
+    def _one_guess(self, latents: Tensor, guided: Guided, noise: Tensor) -> Tensor:
+        """The clean guess for the true latents, noised to the middle of a part of the time line that no rung falls into."""
+        part = self.denoiser.timesteps
+        t = torch.tensor(part[len(part) // 2], device=latents.device)
+        alpha, sigma = self.denoiser.schedule.alpha_sigma(t, latents)
+        z = alpha * latents + sigma * noise
+        return split(guided(z, t), z, alpha, sigma, self.denoiser.prediction_type)[0]
 
     def guided(self, condition: Condition) -> Guided:
         """The model with guidance away from the empty caption."""
@@ -236,7 +264,7 @@ class DiffusionObjective(Objective):
     # Other formats
 
     def take(self, where: str, setting: str) -> None:
-        """Load the model that lies in `where`, and freeze it: a run of this system, or a diffusers folder.
+        """Load the model that `where` names, and freeze it: a run of this system, or a diffusers pipeline.
 
         Args:
             setting: what names the place, for `built_on`.
@@ -244,19 +272,19 @@ class DiffusionObjective(Objective):
         Raises:
             LtError: there is none, or it does not fit these settings.
         """
-        folder = Path(where)
-        digest = self.take_pipeline(folder) if is_pipeline(folder) else self._take_run(folder)
+        digest = self.take_pipeline(where) if is_pipeline(where) else self._take_run(Path(where))
         self.built_on = {**self.built_on, setting: digest}
         self.frozen, self.modules = {**self.frozen, **self.modules}, {}
 
-    def take_pipeline(self, folder: Path) -> str:
+    def take_pipeline(self, where: str) -> str:
         """Load a pipeline's U-Net; returns its digest."""
-        if (autoencoders.locate(str(folder)).digest, text_digest((str(folder),))) != (self.located.digest, self.texts):
+        if (autoencoders.locate(where).digest, text_digest((where,))) != (self.located.digest, self.texts):
             raise LtError(
-                f"What is built on {folder} needs its autoencoder and its text encoder.",
-                f"--set model.autoencoder={folder} --set model.text=[{folder}]",
+                f"What is built on {where} needs its autoencoder and its text encoder.",
+                f"--set model.autoencoder={where} --set model.text=[{where}]",
             )
-        load_unet(self.unet, folder, self.denoiser)
+        folder = hub.found(where)
+        copy_unet(self.unet, folder, self.denoiser)
         return unet_digest(folder)
 
     def _take_run(self, where: Path) -> str:
@@ -296,7 +324,7 @@ class DiffusionObjective(Objective):
             raise LtError(
                 f"An adapter starts from no {folder}.", f"--set lora.base={folder} puts it beside that model."
             )
-        load_unet(self.unet, folder, self.denoiser)
+        copy_unet(self.unet, hub.found(folder), self.denoiser)
         return True
 
     def export(self, folder: Path) -> None:
@@ -316,10 +344,13 @@ class DiffusionObjective(Objective):
 
     def pipeline(self, branches: Sequence[nn.Module] = ()) -> Any:
         """A Stable Diffusion pipeline with these ControlNets. Raises as `export` does."""
-        without_bars()
+        hub.without_bars()
         encoder, tokenizer = self._pipeline_text()
         scheduler = make_scheduler("ddim", self.denoiser.schedule, self.denoiser.prediction_type)
-        return stable_diffusion_pipeline(self.unet, self.space.vae, encoder, tokenizer, scheduler, list(branches))
+        pipe = stable_diffusion_pipeline(self.unet, self.space.vae, encoder, tokenizer, scheduler, list(branches))
+        if found := objections(pipe):
+            raise LtError(f"A Stable Diffusion pipeline would draw otherwise: {'; '.join(found)}.", _NO_PIPELINE)
+        return pipe
 
     def _pipeline_text(self) -> tuple[Any, Any]:
         """Text encoder and tokenizer as transformers' classes."""
@@ -328,8 +359,7 @@ class DiffusionObjective(Objective):
         first, *others = self._encoders
         if others or not first.model.config.model_type.startswith("clip"):
             raise LtError(
-                "Only a model with one CLIP text encoder can be written as a Stable Diffusion pipeline.",
-                "Its checkpoint is safetensors; `lt sample --checkpoint` reads it.",
+                "Only a model with one CLIP text encoder can be written as a Stable Diffusion pipeline.", _NO_PIPELINE
             )
         return first.model, first.tokenizer
 
@@ -348,20 +378,17 @@ def restored(where: Path, system: str) -> DiffusionObjective:
     return cast(DiffusionObjective, checkpoints.restore(where)[0])
 
 
-class Outline(Objective):
-    """The U-Net of these settings by its shapes, on the meta device, with the cost of a training pass at its square size."""
-
-    def __init__(self, model: DenoiserSettings):
-        side = model.trained_side // _USUAL_FACTOR
-        with torch.device("meta"):
-            self.modules = {"unet": model.shape.build()}
-        passes = 4 if model.checkpointing else 3  # backward = 2 forward; checkpointing computes forward again
-        self.multiply_adds = passes * multiply_adds(model.shape, side, side, model.text_length)
-
-
-def outline(settings: DiffusionSettings) -> Outline | None:
-    """See `Recipe.outline`: where the autoencoder or a frozen text encoder is no folder, and no run makes it."""
+def outline(settings: DiffusionSettings) -> Objective | None:
+    """See `Recipe.outline`: the U-Net by its shapes, on the meta device, with the cost of a training pass at its square size,
+    where the autoencoder or a frozen text encoder is no folder, and no run makes it."""
     model = settings.model
     if settings.lora.rank or run_named(model.autoencoder):
         return None
-    return None if all(Path(one).is_dir() for one in (model.autoencoder, *model.text)) else Outline(model)
+    if all(hub.is_here(one) for one in (model.autoencoder, *model.text)):
+        return None
+    found, side = Objective(), model.trained_side // _USUAL_FACTOR
+    with torch.device("meta"):
+        found.modules = {"unet": model.shape.build()}
+    passes = 4 if model.checkpointing else 3  # backward = 2 forward; checkpointing computes forward again
+    found.multiply_adds = passes * multiply_adds(model.shape, side, side, model.text_length)
+    return found

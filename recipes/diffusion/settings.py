@@ -30,10 +30,10 @@ class DenoiserSettings(Section):
     """Instead of squares: sizes [width, height] in pixels, of which each picture takes the nearest in aspect; 512 or 1024 is
     PanGu-Draw's list. Batches hold one size each."""
     autoencoder: str = DEFAULT_AUTOENCODER
-    """The latent space: a run of `lt train vae`, or a diffusers folder."""
+    """The latent space: a run of `lt train vae`, a diffusers folder, or a name on Hugging Face's hub (owner/name[@revision])."""
     text: tuple[str, ...] = ()
-    """Folders of frozen text encoders (transformers or diffusers format), set side by side; none = a small one of its own. The
-    pooled text is that of the last one with a projection (CLIPTextModelWithProjection)."""
+    """Frozen text encoders, set side by side: folders (transformers or diffusers format) or names on the hub; none = a small one
+    of its own. The pooled text is that of the last one with a projection (CLIPTextModelWithProjection)."""
     text_length: int = Field(default=77, ge=4)
     """Places for tokens with frozen encoders; the small one has 64."""
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
@@ -89,7 +89,7 @@ class LoraSettings(Section):
     rank: int = Field(default=0, ge=0)
     """Rank of the adapter's matrices; 0 = train the model itself."""
     base: str = free("")
-    """The model that gets the adapter: run, checkpoint, `lt:...`, or diffusers folder (Stable Diffusion 1 or 2)."""
+    """The model that gets the adapter: run, checkpoint, `lt:...`, or Stable Diffusion 1 or 2 as a folder or name on the hub."""
     alpha: float = Field(default=0.0, ge=0)
     """The adapter's output is multiplied by alpha / rank; 0 = by one."""
     dropout: float = Field(default=0.0, ge=0, lt=1)

@@ -4,7 +4,6 @@ The tiny systems train a small transformer over `world_tokenizer` jointly with t
 Pretrained encoders stay frozen: their features are computed once, into the cache's `embed.npy`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,8 +15,8 @@ from torch import Tensor
 
 from lt.datagen.shards import LtError
 from lt.datagen.shards.storage import digest_of, digest_of_file
-from lt.models.nn.tokenizers import CHINESE, WordTokenizer
-from lt.recipes.diffusion.quiet import without_bars
+from lt.models.nn.tokenizers import WordTokenizer
+from lt.recipes.diffusion import hub
 from lt.recipes.words import word_list
 
 LENGTH = 64
@@ -31,16 +30,11 @@ def world_tokenizer(words: str = "worlds") -> WordTokenizer:
 
 def hugging_face_tokenizer(tokenizer: WordTokenizer) -> Any:
     """The same tokenizer as transformers knows them, for the pipelines that are exported: the same numbers for any caption."""
-    from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
-    from tokenizers.models import WordLevel
+    from tokenizers import Tokenizer, processors
     from transformers import PreTrainedTokenizerFast
 
     pad, unknown, start, end = tokenizer.SPECIAL
-    names = (*tokenizer.SPECIAL, *tokenizer.words)
-    backend = Tokenizer(WordLevel({name: number for number, name in enumerate(names)}, unk_token=unknown))
-    backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    word = Regex(f"[{CHINESE}]|[^\\W{CHINESE}]+|[^\\w\\s]")
-    backend.pre_tokenizer = pre_tokenizers.Split(word, "removed", invert=True)
+    backend = Tokenizer.from_str(tokenizer.backend.to_str())
     marks = [(start, tokenizer.start), (end, tokenizer.end)]
     backend.post_processor = processors.TemplateProcessing(single=f"{start} $A {end}", special_tokens=marks)
     return PreTrainedTokenizerFast(
@@ -73,10 +67,6 @@ class TextEncoder:
         """Width of the text's pooled vector; 0 where the encoder has none that was trained against pictures."""
         return int(self.model.config.projection_dim) if hasattr(self.model, "text_projection") else 0
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Features [b, length, d], float32, on the model's device."""
-        return self.read(texts)[0]
-
     @torch.no_grad()
     def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         """Features [b, length, d], and where there is one the projected pooled vector [b, p]; float32, on the model's device.
@@ -97,7 +87,7 @@ class TextEncoder:
 
 def text_digest(where: Sequence[str]) -> str:
     """What names the encoders of these folders: sha256 over their files; "" for none."""
-    return digest_of([_folder_digest(*_parts(Path(folder))) for folder in where]) if where else ""
+    return digest_of([_folder_digest(*_parts(folder)) for folder in where]) if where else ""
 
 
 @lru_cache(maxsize=2)
@@ -105,8 +95,8 @@ def load_text_encoders(where: tuple[str, ...], length: int, digest: str) -> tupl
     """Encoders from folders, loaded once; several stand side by side, channel by channel, as PanGu-Draw's bilingual pair does.
 
     Args:
-        where: folders in transformers' format (weights and tokenizer in one), or diffusers folders that hold `text_encoder`
-            and `tokenizer`.
+        where: folders or names on the hub, in transformers' format (weights and tokenizer in one), or diffusers pipelines with
+            `text_encoder` and `tokenizer`.
         length: places for tokens; all encoders are padded to it.
         digest: what `text_digest` said of these folders.
 
@@ -117,7 +107,7 @@ def load_text_encoders(where: tuple[str, ...], length: int, digest: str) -> tupl
         raise LtError(
             f"The text encoders in {', '.join(where)} are not those that were asked for: their files changed."
         )
-    return tuple(_load(folder, length) for folder in where)
+    return tuple(_load_encoder(folder, length) for folder in where)
 
 
 def encode_texts(encoders: Sequence[TextEncoder], texts: Sequence[str], pooled: bool = False) -> dict[str, Tensor]:
@@ -138,14 +128,14 @@ def pooled_width(encoders: Sequence[TextEncoder]) -> int:
     return next((encoder.pooled_width for encoder in reversed(encoders) if encoder.pooled_width), 0)
 
 
-def _load(folder: str, length: int) -> TextEncoder:
+def _load_encoder(folder: str, length: int) -> TextEncoder:
     from transformers import AutoTokenizer
 
-    without_bars()
-    weights, words = _parts(Path(folder))
-    config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
+    hub.without_bars()
+    weights, words = _parts(folder)
+    model_class, (variant, _) = _model_class(hub.config_of(weights)), hub.weights_of(weights)
     try:
-        model = _model_class(config).from_pretrained(weights, use_safetensors=True)
+        model = model_class.from_pretrained(weights, use_safetensors=True, variant=variant, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(words)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -173,8 +163,9 @@ def _model_class(config: Mapping[str, Any]) -> Any:
     return classes[kind]
 
 
-def _parts(folder: Path) -> tuple[Path, Path]:
+def _parts(where: str) -> tuple[Path, Path]:
     """Folders of weights and of the tokenizer: those of a pipeline, one of its encoders (`DIR/text_encoder_2`), or one folder."""
+    folder = hub.found(where)
     inside, beside = folder / "text_encoder", folder.with_name(folder.name.replace("text_encoder", "tokenizer"))
     weights, words = (
         (inside, folder / "tokenizer") if inside.is_dir() else (folder, beside if beside.is_dir() else folder)

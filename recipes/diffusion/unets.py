@@ -1,13 +1,12 @@
 """U-Nets out of diffusers folders (Stable Diffusion 1 and 2), as what a training starts from."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lt.datagen.shards import LtError
 from lt.datagen.shards.storage import digest_of, digest_of_file
 from lt.models.nn.diffusion import Denoiser, NoiseSchedule
-from lt.recipes.diffusion.quiet import without_bars
+from lt.recipes.diffusion import hub
 from lt.recipes.diffusion.settings import UNETS
 
 if TYPE_CHECKING:
@@ -15,13 +14,13 @@ if TYPE_CHECKING:
 
 INDEX = "model_index.json"
 """What makes a folder a diffusers pipeline."""
-_SILENT = ("attention_head_dim", "norm_num_groups", "act_fn")
-"""What changes a U-Net's numbers and no shape of its weights."""
+_HARMLESS = ("sample_size", "upcast_attention")
+"""Entries of a U-Net's configuration that change none of its numbers, but for rounding."""
 
 
-def is_pipeline(folder: Path) -> bool:
-    """Whether this is the folder of a diffusers pipeline."""
-    return (folder / INDEX).is_file()
+def is_pipeline(where: str | Path) -> bool:
+    """Whether this is a diffusers pipeline, by its folder or its name on the hub. Raises as `hub.found` does."""
+    return (hub.found(where) / INDEX).is_file()
 
 
 def unet_digest(folder: Path) -> str:
@@ -32,22 +31,14 @@ def unet_digest(folder: Path) -> str:
 
 def shape_of(folder: Path) -> dict[str, str]:
     """`model.unet` and `model.prediction` of a pipeline, as far as its files say and we know such a U-Net."""
-    unet, scheduler = (_config(folder / part) for part in ("unet/config.json", "scheduler/scheduler_config.json"))
+    unet, scheduler = hub.config_of(folder / "unet"), hub.config_of(folder / "scheduler", "scheduler_config.json")
     shape = unet.get("block_out_channels"), unet.get("cross_attention_dim")
     ours = [name for name, one in UNETS.items() if (list(one.channels), one.text_width) == shape]
     kind = scheduler.get("prediction_type", "epsilon")
     return {"model.prediction": kind} | ({"model.unet": ours[0]} if ours else {})
 
 
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}  # loading says what is wrong
-    return found if isinstance(found, dict) else {}
-
-
-def load_unet(unet: "UNet2DConditionModel", folder: Path, denoiser: Denoiser) -> None:
+def copy_unet(unet: "UNet2DConditionModel", folder: Path, denoiser: Denoiser) -> None:
     """Copy the weights of a pipeline's U-Net into `unet`.
 
     Args:
@@ -58,13 +49,15 @@ def load_unet(unet: "UNet2DConditionModel", folder: Path, denoiser: Denoiser) ->
     """
     from diffusers import UNet2DConditionModel
 
-    without_bars()
+    hub.without_bars()
     _check_scheduler(folder, denoiser)
+    variant, _ = hub.weights_of(folder / "unet")
     try:
-        theirs: Any = UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True)
+        theirs: Any = UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True, variant=variant)
     except (OSError, ValueError) as error:
         raise LtError(f"Cannot load the U-Net of {folder}: {' '.join(str(error).split())[:200]}") from None
-    differ = [name for name in _SILENT if _each(theirs, name) != _each(unet, name)]
+    said = [name for name in unet.config if not name.startswith("_") and name not in _HARMLESS]
+    differ = [name for name in said if _each(theirs, name) != _each(unet, name)]
     try:
         unet.load_state_dict(theirs.state_dict())
     except RuntimeError:
@@ -78,17 +71,15 @@ def load_unet(unet: "UNet2DConditionModel", folder: Path, denoiser: Denoiser) ->
 
 def _each(unet: Any, name: str) -> Any:
     """An entry of its configuration; one number for all levels is written out."""
-    value = unet.config[name]
-    levels = len(unet.config["block_out_channels"])
-    return value if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else (value,) * levels
+    value, levels = unet.config[name], len(unet.config["block_out_channels"])
+    return tuple(value) if isinstance(value, list | tuple) else (value,) * levels
 
 
 def _check_scheduler(folder: Path, denoiser: Denoiser) -> None:
-    path = folder / "scheduler" / "scheduler_config.json"
+    config = hub.config_of(folder / "scheduler", "scheduler_config.json")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
         theirs, kind = NoiseSchedule.from_config(config), config.get("prediction_type", "epsilon")
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise LtError(f"The scheduler of {folder} cannot be used: {error}.") from None
     if kind != denoiser.prediction_type:
         raise LtError(

@@ -33,10 +33,10 @@ def build(world: WorldSettings, note: Note, only_figures: bool = False) -> tuple
     if world.scenes and not only_figures:
         train.append(scenes("train", world.scenes, world.size, note))
         test.append(scenes("test", world.test, world.size, note))
-    return [str(folder) for folder in train], together([str(folder) for folder in test])
+    return [str(folder) for folder in train], pattern_of([str(folder) for folder in test])
 
 
-def together(folders: Sequence[str]) -> str:
+def pattern_of(folders: Sequence[str]) -> str:
     """One name for the shards of several folders: a brace pattern of their tars; the folder itself where it is one."""
     if len(folders) == 1:
         return folders[0]

@@ -11,7 +11,7 @@ from lt.datagen.shards import LtError, SampleError, UsageError
 from lt.datagen.shards.codec import decode_image, to_rgb
 from lt.models.perception.registry import BackendError, find, load
 from lt.recipes.diffusion.controls import color_picture
-from lt.recipes.diffusion.pictures import Size, covering, fitted
+from lt.recipes.pictures import Size, covering, fitted
 
 EXPERTS = (find("edges", "opencv").target, find("pose", "mediapipe").target)
 """Who looks at photographs, as `module:Class`."""

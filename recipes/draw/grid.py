@@ -11,7 +11,7 @@ from lt.datagen.shards import open_shards
 from lt.datagen.shards.codec import encode_image, to_rgb
 from lt.datagen.shards.storage import atomic_file
 from lt.recipes.diffusion.lettering import captioned, chinese_font
-from lt.recipes.diffusion.pictures import sheet
+from lt.recipes.pictures import sheet
 
 GRID = "grid.png"
 _MOST_SHOWN, _COLUMNS = 64, 8

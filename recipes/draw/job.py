@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from lt.datagen.shards import UsageError
 from lt.datagen.shards.codec import whole_text
 from lt.models.nn.tokenizers import split_words
-from lt.recipes.diffusion.pictures import Size
 from lt.recipes.draw.control_files import read_picture, same_aspect
 from lt.recipes.draw.options import ControlOptions, DrawOptions
 from lt.recipes.draw.painters import Painter
 from lt.recipes.draw.prompts import PromptSource, ShardPrompts, read_prompts
+from lt.recipes.pictures import Size
 from lt.recipes.system import Note
 from lt.recipes.worlds import figures, world_folder
 

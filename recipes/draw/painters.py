@@ -3,7 +3,6 @@
 painter = open_painter(locate_pipeline("models/sd15"))
 """
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +21,14 @@ from lt.models.nn.autoencoder import LatentSpace
 from lt.models.nn.device import device, dtype_for
 from lt.models.nn.diffusion import Denoiser, Guided
 from lt.models.nn.sampling import sample, seeded_start
-from lt.recipes.diffusion import autoencoders
-from lt.recipes.diffusion.pictures import Size
-from lt.recipes.diffusion.quiet import without_bars
+from lt.recipes.diffusion import autoencoders, hub
 from lt.recipes.diffusion.unets import INDEX
+from lt.recipes.pictures import Size
 
 GUIDANCE = 6.0
 """Of pipelines, when nothing is said: PanGu-Draw's."""
+_UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+"""Parts of pipelines that draw nothing."""
 Conditions = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
@@ -148,21 +148,25 @@ class PipelineFiles(PainterFiles):
         return _pipeline(Path(self.folders[0]), self.controls)
 
     def open(self) -> Painter:
-        from diffusers import DiffusionPipeline
+        from lt.models.nn.autoencoder import AutoencoderSpace
+        from lt.models.nn.pipelines import denoiser_from, prompt_conditions
+        from lt.models.nn.understood import controlnets
 
-        from lt.models.nn.pipelines import denoiser_from, prompt_conditions, space_from
-
-        without_bars()
-        folder = self.folders[0]
-        where = device()
-        pipe: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, dtype=_dtype(Path(folder), where))
-        pipe.to(where)
+        folder, where = Path(self.folders[0]), device()
+        pipe = _opened(folder, where)
+        if len(self.controls) != (count := len(controlnets(pipe))):
+            raise LtError(
+                f"{folder} holds {count} ControlNets, {len(self.controls)} names were given.",
+                f"Name them after a colon, in their order: --base {folder}:pose" + ",edge" * (count > 1),
+            )
         try:
             model = denoiser_from(pipe, self.controls)
         except ValueError as error:
-            raise LtError(f"Cannot draw with {folder}: {error}.") from None
+            raise LtError(
+                f"Cannot draw with {folder}: {error}.", "It would draw other pictures than diffusers."
+            ) from None
         network = getattr(pipe, "unet", None) or pipe.transformer
-        space = space_from(pipe)
+        space = AutoencoderSpace(pipe.vae)
 
         def conditions(prompts: Sequence[str], size: Size, hints: Mapping[str, Tensor]) -> Conditions:
             return prompt_conditions(pipe, prompts, size, hints=hints)
@@ -175,33 +179,46 @@ class PipelineFiles(PainterFiles):
             side=network.config.sample_size * space.factor,
             guidance=GUIDANCE,
             channels=space.channels,
-            autoencoder=self._autoencoder(),
+            autoencoder=autoencoders.locate(str(folder)).digest,
             controls=self.controls,
             unknown=lambda prompt: (),  # its tokenizer spells every word
             unread=lambda prompt: 0,  # diffusers says itself what its tokenizer cuts off
             conditions=conditions,
         )
 
-    def _autoencoder(self) -> str:
-        try:
-            return autoencoders.locate(self.folders[0]).digest
-        except LtError:  # its weights have another name, of a variant: then only the same folder is the same
-            return self.digest
+
+def _opened(folder: Path, where: torch.device) -> Any:
+    """The pipeline without what only judges or preprocesses pictures, on the device."""
+    from diffusers import DiffusionPipeline
+
+    hub.without_bars()
+    index = hub.config_of(folder, INDEX)
+    parts = [folder / name for name in index if name not in _UNUSED and hub.config_of(folder / name)]
+    weights = {part.name: hub.weights_of(part) for part in parts if "tokenizer" not in part.name}
+    variant = next((name for name, _ in weights.values() if name), None)
+    networks = [file for name in ("unet", "transformer") if name in weights for file in weights[name][1]]
+    options: dict[str, Any] = {"use_safetensors": True, "variant": variant, "dtype": _dtype(networks, where)}
+    if "safety_checker" in index:
+        options["requires_safety_checker"] = False
+    try:
+        pipe = DiffusionPipeline.from_pretrained(folder, **options, **{name: None for name in _UNUSED if name in index})
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        raise LtError(f"Cannot open the pipeline {folder}: {' '.join(str(error).split())[:300]}") from None
+    return pipe.to(where)
 
 
-def _dtype(folder: Path, where: torch.device) -> torch.dtype:
+def _dtype(weights: Sequence[Path], where: torch.device) -> torch.dtype:
     """Of a pipeline's weights: as the device wants them, but that what is stored in bfloat16 would overflow in float16."""
     wanted = dtype_for(where)
-    files = [*folder.glob("unet/*.safetensors"), *folder.glob("transformer/*.safetensors")]
-    if wanted == torch.float32 or not files:
+    if wanted == torch.float32 or not weights:
         return wanted
-    with safe_open(files[0], "pt") as weights:
-        stored = weights.get_slice(next(iter(weights.keys()))).get_dtype()
+    with safe_open(weights[0], "pt") as opened:
+        stored = opened.get_slice(next(iter(opened.keys()))).get_dtype()
     return torch.bfloat16 if stored == "BF16" else wanted
 
 
 def locate_pipeline(where: str, asked: Sequence[str] = ()) -> PipelineFiles:
-    """A diffusers pipeline's folder, with its ControlNets' names after a colon: `DIR` or `DIR:pose,edge`.
+    """A diffusers pipeline's folder or name on the hub, with its ControlNets' names after a colon: `DIR` or `DIR:pose,edge`.
 
     Args:
         asked: names for the ControlNets where `where` gives none; not read where it has none.
@@ -210,14 +227,15 @@ def locate_pipeline(where: str, asked: Sequence[str] = ()) -> PipelineFiles:
         LtError: it is none.
     """
     folder, _, names = where.partition(":")
-    return _pipeline(Path(folder), names.split(",") if names else asked)
+    return _pipeline(hub.found(folder), names.split(",") if names else asked)
 
 
 def _pipeline(folder: Path, controls: Sequence[str]) -> PipelineFiles:
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise LtError(f"{folder} is no diffusers pipeline: no {INDEX} can be read there.") from None
+    index = hub.config_of(folder, INDEX)
+    if not index:
+        raise LtError(
+            f"{folder} is no diffusers pipeline: no {INDEX} can be read there.", "Its folder holds that file."
+        )
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".txt"))
     named = [[str(path.relative_to(folder)), digest_of_file(path)] for path in files]
     return PipelineFiles((str(folder.absolute()),), digest_of(named), tuple(controls) if "controlnet" in index else ())

@@ -19,8 +19,8 @@ from lt.datagen.shards.storage import digest_of_file
 from lt.datagen.sources.shards import ShardSource
 from lt.models.nn.tokenizers import split_words
 from lt.recipes.diffusion.controls import control_picture
-from lt.recipes.diffusion.pictures import Size, fitted
 from lt.recipes.draw.control_files import EXPERTS, find_in_photo, read_drawn, same_aspect
+from lt.recipes.pictures import Size, fitted
 
 SHARD_SIZE = 32
 """Samples a shard: what an interrupted run repeats at most."""

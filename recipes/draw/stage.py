@@ -17,8 +17,8 @@ from lt.datagen.shards import Reject, Sample, SampleError, UsageError
 from lt.datagen.shards.storage import digest_of
 from lt.recipes.config import nearest
 from lt.recipes.diffusion.controls import control_picture
-from lt.recipes.diffusion.pictures import Size, to_picture
 from lt.recipes.draw.painters import Painter, PainterFiles, open_painter
+from lt.recipes.pictures import Size, to_picture
 
 
 @dataclass(frozen=True)

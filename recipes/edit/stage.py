@@ -25,9 +25,9 @@ from lt.datagen.engine.stage import Pipeline, batched, model_time
 from lt.datagen.shards import LtError, Reject, Sample, SampleError, open_shards
 from lt.datagen.shards.codec import decode_image
 from lt.datagen.shards.export import export
-from lt.recipes.diffusion.pictures import to_picture
 from lt.recipes.edit.options import EditOptions
 from lt.recipes.edit.requests import Requests, box_of, source_of
+from lt.recipes.pictures import to_picture
 from lt.recipes.system import Job
 
 

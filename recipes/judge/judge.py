@@ -23,9 +23,9 @@ from lt.models.nn import judge as network
 from lt.models.nn.device import device
 from lt.models.nn.judge import Looked, found_points
 from lt.recipes.config import flat
-from lt.recipes.diffusion.pictures import channels_first, fitted, to_signed
 from lt.recipes.judge import objective
 from lt.recipes.judge.objective import JudgeObjective
+from lt.recipes.pictures import channels_first, fitted, to_signed
 from lt.recipes.system import Note
 from lt.recipes.training import checkpoints
 from lt.recipes.training.checkpoints import Record

@@ -24,7 +24,7 @@ from lt.datagen.sources.figure_traits import SIDES
 from lt.datagen.worlds import WORLDS
 from lt.models.nn.judge import JudgeNet, found_points, spread
 from lt.recipes.config import Section, Settings
-from lt.recipes.diffusion.pictures import channels_first, fitted, to_signed
+from lt.recipes.pictures import channels_first, fitted, to_signed
 from lt.recipes.registry import Recipe
 from lt.recipes.system import Note
 from lt.recipes.training.objective import Batch, Metrics, Objective, Report

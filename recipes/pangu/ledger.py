@@ -15,7 +15,7 @@ from lt.datagen.shards import LtError, Sample, open_shards
 from lt.models.nn.unet import PANGU, multiply_adds
 from lt.models.pangu import SCHEMES, TrainingStage, images_used, ledger
 from lt.recipes.claims import Measures
-from lt.recipes.diffusion.pictures import Size
+from lt.recipes.pictures import Size
 from lt.recipes.system import Answer, Table
 from lt.recipes.training.logging import read_log
 

@@ -20,7 +20,6 @@ from lt.models.nn.sampling import Solver, sample, seeded_start
 from lt.models.pangu import T_STRUCT
 from lt.recipes.claims import Measured, Measures
 from lt.recipes.diffusion import autoencoders
-from lt.recipes.diffusion.pictures import to_bytes, to_signed
 from lt.recipes.draw.painters import Painter, open_painter
 from lt.recipes.evaluate.bootstrap import resampled
 from lt.recipes.evaluate.images.distances import frechet_distance
@@ -29,6 +28,7 @@ from lt.recipes.judge.objective import points_found
 from lt.recipes.pangu.miniature import HIGH, LOW, Orders
 from lt.recipes.pangu.painters import locate_runs
 from lt.recipes.pangu.together import draw_together, member
+from lt.recipes.pictures import to_bytes, to_signed
 from lt.recipes.training.logging import read_log
 
 STEPS, GUIDANCE = 20, 3.0

@@ -16,7 +16,7 @@ from lt.datagen.engine.stage import Pipeline, SampleStage, rng_for
 from lt.datagen.shards import Sample
 from lt.datagen.shards.compose import composite
 from lt.datagen.sources.shards import ShardSource
-from lt.recipes.diffusion.pictures import channels_first, fitted
+from lt.recipes.pictures import channels_first, fitted
 from lt.recipes.system import Note
 from lt.recipes.worlds import figures, made
 

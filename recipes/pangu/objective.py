@@ -9,22 +9,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from lt.datagen.shards import LtError, Sample
 from lt.models.nn.control import HINT, control_branch
-from lt.models.nn.diffusion import Condition, seeded_noise
-from lt.models.nn.sampling import Solver, make_scheduler, sample
 from lt.recipes.diffusion import bases, data, objective
 from lt.recipes.diffusion.controls import STORED, control_picture
-from lt.recipes.diffusion.objective import STEPS, DiffusionObjective, Outline
-from lt.recipes.diffusion.pictures import channels_first
+from lt.recipes.diffusion.objective import DiffusionObjective
 from lt.recipes.diffusion.unets import is_pipeline
 from lt.recipes.diffusion.worlds import build
 from lt.recipes.pangu.settings import PanguSettings
+from lt.recipes.pictures import channels_first
 from lt.recipes.registry import Recipe
 from lt.recipes.system import Note
+from lt.recipes.training.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -76,10 +73,10 @@ class PanguObjective(DiffusionObjective):
         self.modules = {"branch": self.branch}
         self.denoiser.network = self.network({model.control: self.branch})
 
-    def take_pipeline(self, folder: Path) -> str:
+    def take_pipeline(self, where: str) -> str:
         if self.settings.model.generator != "whole":
-            raise LtError(f"What is built on {folder} learns over the whole time line.", "--set model.generator=whole")
-        return super().take_pipeline(folder)
+            raise LtError(f"What is built on {where} learns over the whole time line.", "--set model.generator=whole")
+        return super().take_pipeline(where)
 
     def check_base(self, base: DiffusionObjective, where: Path) -> None:
         super().check_base(base, where)
@@ -95,24 +92,6 @@ class PanguObjective(DiffusionObjective):
         window = model.trained_side // self.space.factor if model.windows else 0
         told = bool(model.buckets), bool(self.shape.ids)
         return Row(self.located.digest, self.texts, self.tokenizer, *told, model.control, window)
-
-    @torch.no_grad()
-    def drawn(self, latents: Tensor, condition: Condition, seeds: list[int]) -> Tensor:
-        """What the generator does on its own part of the time line, decoded: [b, 3, h, w] in about -1..1.
-
-        It begins from pure noise, or where its part begins lower down, from the true latents noised to that level. Where its part
-        ends above t = 0, the clean guess at the end is shown: blurred, for noise still hides the detail.
-        """
-        guided = self.guided(condition)
-        scheduler = make_scheduler("ddim", self.denoiser.schedule, self.denoiser.prediction_type)
-        noise = seeded_noise(seeds, tuple(latents.shape[1:])).to(latents)
-        ladder = Solver(scheduler, STEPS, noise).timesteps.tolist()
-        rungs = [rung for rung, t in enumerate(ladder) if t in self.denoiser.timesteps]
-        if rungs[0]:
-            alpha, sigma = self.denoiser.schedule.alpha_sigma(ladder[rungs[0]], latents)
-            noise = alpha * latents + sigma * noise
-        clean = sample(guided, scheduler, noise, steps=STEPS, begin=rungs[0], end=rungs[-1])
-        return self.space.decode(clean)
 
     def export(self, folder: Path) -> None:
         """A branch is written with its generator, as a pipeline with a ControlNet. See `DiffusionObjective.export`.
@@ -131,7 +110,7 @@ def restore(where: Path) -> PanguObjective:
     return cast(PanguObjective, objective.restored(where, "pangu"))
 
 
-def outline(settings: PanguSettings) -> Outline | None:
+def outline(settings: PanguSettings) -> Objective | None:
     """See `Recipe.outline`. A branch needs its generator."""
     return None if settings.model.control else objective.outline(settings)
 
@@ -145,7 +124,7 @@ def completes(settings: PanguSettings) -> list[str]:
 
 def inherited(settings: PanguSettings) -> Mapping[str, Any]:
     """See `Recipe.inherited`. Only an adapter learns from windows as its base did."""
-    if is_pipeline(Path(settings.base)):
+    if is_pipeline(settings.base):
         return {**bases.inherited(settings), "model.generator": "whole"}
     own = ("generator", "t_struct", "high", "low", "drop_small") + (() if settings.model.control else ("windows",))
     return bases.inherited(settings, own)

@@ -19,10 +19,10 @@ from lt.models.nn.diffusion import Denoiser
 from lt.models.nn.sampling import make_scheduler
 from lt.models.nn.tokenizers import split_words
 from lt.models.pangu import TimeDecoupled
-from lt.recipes.diffusion.pictures import Size
 from lt.recipes.diffusion.unets import INDEX, is_pipeline
 from lt.recipes.draw.painters import GUIDANCE, Conditions, Painter, PainterFiles, locate_pipeline
 from lt.recipes.pangu.objective import PanguObjective, restore
+from lt.recipes.pictures import Size
 from lt.recipes.registry import run_named
 from lt.recipes.shipped import located, present
 from lt.recipes.training import checkpoints
@@ -81,9 +81,20 @@ class RunFiles(PainterFiles):
 
 
 def locate_painter(where: str, asked: Sequence[str] = ()) -> PainterFiles:
-    """A painter by its name: a diffusers folder, see `locate_pipeline`, or our runs joined by `+`."""
-    folder, _, _ = where.partition(":")
-    return locate_pipeline(where, asked) if is_pipeline(Path(folder)) else locate_runs(where.split("+"))
+    """A painter by its name: a diffusers pipeline, see `locate_pipeline`, or our runs joined by `+`.
+
+    Raises:
+        LtError: there is neither.
+    """
+    folder = where.partition(":")[0]
+    if is_pipeline(folder):
+        return locate_pipeline(where, asked)
+    if Path(folder).is_dir() and not (checkpoints.chosen(Path(folder)) / RECORD).is_file():
+        raise LtError(
+            f"{folder} is neither a diffusers pipeline (it has no {INDEX}) nor a run of `lt train` (it has no {RECORD}).",
+            "Name the folder that holds one of these files, or a model on the hub.",
+        )
+    return locate_runs(where.split("+"))
 
 
 def locate_runs(where: Sequence[str]) -> RunFiles:

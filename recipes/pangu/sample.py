@@ -6,7 +6,6 @@ from functools import partial
 
 from lt.datagen.engine.stage import Pipeline
 from lt.datagen.shards import UsageError
-from lt.recipes.diffusion.pictures import Size
 from lt.recipes.draw.control_files import same_aspect
 from lt.recipes.draw.grid import write_grid
 from lt.recipes.draw.job import prompt_source, size_of, warn
@@ -14,6 +13,7 @@ from lt.recipes.draw.painters import PainterFiles, open_painter
 from lt.recipes.pangu.options import PanguOptions
 from lt.recipes.pangu.painters import locate_painter, locate_runs
 from lt.recipes.pangu.together import DrawTogether
+from lt.recipes.pictures import Size
 from lt.recipes.registry import UsualRun
 from lt.recipes.shipped import SCHEME, present
 from lt.recipes.system import Job, Note

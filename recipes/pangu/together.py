@@ -12,9 +12,9 @@ from lt.datagen.shards import LtError, Sample, UsageError
 from lt.models.coop import HandOver, Member, fading, hand_over
 from lt.models.nn.diffusion import Guided
 from lt.models.nn.sampling import Solver, restart_history
-from lt.recipes.diffusion.pictures import Size
 from lt.recipes.draw.painters import Painter, PainterFiles, open_painter
 from lt.recipes.draw.stage import Draw
+from lt.recipes.pictures import Size
 
 T_LOW = 500
 """Where a model of low resolution hands over: the paper's value is not recoverable, the split of its generators is 500."""

@@ -106,6 +106,8 @@ class Objective:
     built_on: Mapping[str, str] = {}
     """The digests of what was loaded into `frozen`, by the setting that names its place, as `model.base`. Checkpoints keep them,
     and are refused where something else lies there now."""
+    revisions: Mapping[str, str] = {}
+    """Commits of what was loaded by a name on the hub, by the setting that names it: kept in checkpoints beside the versions."""
     words: Sequence[str] = ()
     """The list of words that texts are numbered by, where `text.words` names one: it goes with every checkpoint, and who takes up
     the checkpoint takes it from there."""
@@ -167,8 +169,10 @@ class Objective:
         groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
 
-    def pretrained(self) -> None:
-        """Load the pretrained weights that the settings name: called once, when a run starts from nothing."""
+    def pretrained(self) -> str:
+        """Load the pretrained weights that the settings name: called once, when a run starts from nothing. What is to be said of
+        them, or ""."""
+        return ""
 
     def adopt(self, folder: Path) -> bool:
         """Start from weights in another library's format where `folder`, named by `train.init`, holds such; False where not."""

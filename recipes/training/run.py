@@ -141,7 +141,8 @@ class Run:
             checkpoints.sweep(self.folder)
 
     def _begin(self) -> None:
-        self.objective.pretrained()
+        if said := self.objective.pretrained():
+            self.note(f"  {said}")
         if self.train.init:
             where = Path(self.train.init)
             if not self.objective.adopt(where):
@@ -183,7 +184,7 @@ class Run:
             "data": self.data.train.digest,
             "built_on": dict(self.objective.built_on),
             "samples": len(self.data.train),
-            "versions": checkpoints.versions(),
+            "versions": checkpoints.versions() | dict(self.objective.revisions),
         }
 
     def save(self, score: float | None = None) -> None:

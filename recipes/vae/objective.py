@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from lt.datagen.shards import LtError, Sample
 from lt.models.nn.autoencoder import autoencoder_loss, small_autoencoder
 from lt.recipes.config import Section, Settings
-from lt.recipes.diffusion.pictures import channels_first, fitted, sheet, to_bytes, to_signed
 from lt.recipes.diffusion.worlds import WorldSettings, build
+from lt.recipes.pictures import channels_first, fitted, sheet, to_bytes, to_signed
 from lt.recipes.registry import Recipe
 from lt.recipes.training.objective import Batch, Metrics, Objective, Report
 

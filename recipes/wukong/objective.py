@@ -53,16 +53,17 @@ class WukongObjective(ContrastiveObjective):
         """That of the code released with Wukong, for token-wise heads."""
         return "mean" if self.settings.model.head == "global" else "votes"
 
-    def pretrained(self) -> None:
+    def pretrained(self) -> str:
         """Load the image tower's weights. Raises LtError where a tower is to be locked without any."""
         model = self.settings.model
         if model.image_weights:
-            load_image_tower(self.model, Path(model.image_weights))
-        elif model.locked:
+            return load_image_tower(self.model, Path(model.image_weights))
+        if model.locked:
             raise LtError(
                 "model.locked keeps the image tower as it is, but there are no weights to keep.",
                 "Name them: --set model.image_weights=FILE (CLIP's or timm's), or train the tower: --set model.locked=false.",
             )
+        return ""
 
 
 def make_objective(settings: WukongSettings) -> WukongObjective:

@@ -1,10 +1,14 @@
 """Tiny diffusers pipelines with random weights, made without any download: what the parity tests compare with."""
 
 import string
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))  # reference.py
 
 
 def _tokenizer() -> Any:

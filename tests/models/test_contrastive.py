@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from open_clip.loss import ClipLoss
+from reference import naive_token_similarity
 
 from lt.models.filip import CLIP, FILIP, Filip
 from lt.models.nn.accumulate import accumulated_backward
@@ -21,7 +22,6 @@ from lt.models.nn.contrastive import (
     similarity,
     text_similarity,
 )
-from lt.models.nn.maxsim import naive_token_similarity
 
 torch.set_num_threads(1)
 SCALES = torch.tensor([1 / 0.07, 1 / 0.07], dtype=torch.float64)

@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from reference import PixelSpace
 
 from lt.models.coop import HandOver, Member, carry, fading, hand_over, joint_denoise, start_noise
-from lt.models.nn.autoencoder import AutoencoderSpace, PixelSpace, small_autoencoder
-from lt.models.nn.diffusion import Denoiser, Guided, NoiseSchedule, convert, seeded_noise
-from lt.models.nn.pipelines import denoiser_from, prompt_conditions, space_from
+from lt.models.nn.autoencoder import AutoencoderSpace, small_autoencoder
+from lt.models.nn.diffusion import Denoiser, Guided, NoiseSchedule, convert, seeded_noise, split
+from lt.models.nn.pipelines import denoiser_from, prompt_conditions
 from lt.models.nn.sampling import make_scheduler, sample, seeded_start
 from lt.models.pangu import TimeDecoupled
 
@@ -119,8 +120,10 @@ def test_fusing_noise_is_fusing_clean_guesses():
     scheduler.set_timesteps(10)
     z, t = seeded_noise([1, 2], SHAPE), scheduler.timesteps[0]
     with torch.no_grad():
-        own = lead.guided.model.clean(z, t, {})
-        carried = carry(other.guided.model.clean(z, t, {}), other, lead)
+        own, theirs = (
+            split(one.guided.model(z, t, {}), z, *SD.alpha_sigma(t, z), "epsilon")[0] for one in (lead, other)
+        )
+        carried = carry(theirs, other, lead)
     guess = joint_denoise([lead, other], scheduler, steps=10, seeds=[1, 2], end=0)
     torch.testing.assert_close(guess, 0.6 * own + 0.4 * carried, rtol=1e-4, atol=1e-3)
 
@@ -400,7 +403,7 @@ def test_networks_in_half_precision_work_on_states_in_full(tiny_sd):
     tiny_sd.to(torch.bfloat16)
     full, empty = prompt_conditions(tiny_sd, ["a red apple"], (32, 32))
     guided = Guided(denoiser_from(tiny_sd), full, empty, 4.0)
-    lead, twin = (Member(guided, space_from(tiny_sd), (4, 16, 16), 0.5) for _ in range(2))
+    lead, twin = (Member(guided, AutoencoderSpace(tiny_sd.vae), (4, 16, 16), 0.5) for _ in range(2))
     assert lead.space is not twin.space
     latents = joint_denoise([lead, twin], make_scheduler("dpm++2m", SD), steps=4, seeds=[1])
     assert latents.dtype == torch.float32 and latents.isfinite().all()
@@ -411,7 +414,7 @@ def test_sdxl_and_sd_pipelines_of_different_autoencoders_draw_together(tiny_sd, 
     prompts = ["a red apple", "two clouds"]
     members = []
     for pipe, weight in ((tiny_sdxl, 0.0), (tiny_sd, fading(0.5))):
-        space = space_from(pipe)
+        space = AutoencoderSpace(pipe.vae)
         full, empty = prompt_conditions(pipe, prompts, (32, 32))
         guided = Guided(denoiser_from(pipe), full, empty, 4.0)
         members.append(Member(guided, space, (4, 32 // space.factor, 32 // space.factor), weight))

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lt.models.nn.autoencoder import AutoencoderSpace
 from lt.models.nn.control import control_branch
 from lt.models.nn.diffusion import (
     Denoiser,
@@ -18,7 +19,7 @@ from lt.models.nn.diffusion import (
     seeded_noise,
     split,
 )
-from lt.models.nn.pipelines import denoiser_from, prompt_conditions, space_from, stable_diffusion_pipeline
+from lt.models.nn.pipelines import denoiser_from, prompt_conditions, stable_diffusion_pipeline
 from lt.models.nn.sampling import Solver, make_scheduler, restart_history, sample, seeded_start
 from lt.models.pangu import TimeDecoupled
 
@@ -313,7 +314,7 @@ def test_seeded_noise_is_diffusers_own():
 def ours(pipe, scheduler, prompts, seeds, steps, scale, hints=None, controls=()):
     """Pixels in 0..1 from our loop, with everything read off the pipeline."""
     full, empty = prompt_conditions(pipe, prompts, (32, 32), hints=hints)
-    space = space_from(pipe)
+    space = AutoencoderSpace(pipe.vae)
     noise, generators = seeded_start(seeds, (4, 32 // space.factor, 32 // space.factor))
     guided = Guided(denoiser_from(pipe, controls), full, empty, scale)
     with torch.no_grad():

@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from reference import PixelSpace
 
 from lt.models.coop import HandOver, Member, hand_over, joint_denoise
-from lt.models.nn.autoencoder import PixelSpace
 from lt.models.nn.diffusion import Denoiser, Guided, NoiseSchedule, convert, seeded_noise
 from lt.models.nn.sampling import make_scheduler, sample
 

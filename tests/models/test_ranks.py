@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from lt.models.nn.maxsim import naive_token_similarity
+from reference import naive_token_similarity
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 SERVER = Path(__file__).with_name("rank_of_two.py")

@@ -11,9 +11,8 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 
 from lt.models.filip import CLIP, FILIP, Filip
 from lt.models.nn.dual import DualConfig, DualEncoder, openai_state, without_ends
-from lt.models.nn.text import TEXT, TextConfig, TextTransformer
 from lt.models.nn.timm_tower import SWIN_L, TimmConfig, TimmTower
-from lt.models.nn.vit import VISION, VisionConfig, VisionTransformer
+from lt.models.nn.towers import TEXT, VISION, TextConfig, TextTransformer, VisionConfig, VisionTransformer
 from lt.models.wukong import WUKONG, Wukong
 
 torch.set_num_threads(1)

@@ -7,18 +7,16 @@ from diffusers.models.embeddings import AttentionPooling
 from torch import nn
 
 from lt.models.nn import unet as unets
-from lt.models.nn.autoencoder import AutoencoderSpace, PixelSpace, autoencoder_loss, small_autoencoder
+from lt.models.nn.autoencoder import AutoencoderSpace, autoencoder_loss, small_autoencoder
 from lt.models.nn.control import ControlledUNet, control_branch
 from lt.models.nn.unet import (
     PANGU,
     TINY,
     TINY_WHOLE,
-    TextUNet,
     UNetShape,
     call_unet,
     multiply_adds,
     record_attention,
-    token_heatmaps,
 )
 
 
@@ -201,17 +199,6 @@ def test_nothing_is_left_behind_even_after_an_error(tiny):
     assert tiny.attn_processors == before, "the very same processors: the normal path pays nothing"
 
 
-def test_heatmaps_of_words_also_for_odd_sizes(tiny, inputs):
-    _, t, condition = inputs
-    with torch.no_grad(), record_attention(tiny) as maps:
-        call_unet(tiny, torch.randn(2, 4, 15, 10), t, condition)
-    heat = token_heatmaps(maps, (15, 10), (60, 40))
-    assert heat.shape == (2, 7, 60, 40)
-    torch.testing.assert_close(heat.sum(1), torch.ones(2, 60, 40), rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match="no level of a 12x10 latent"):
-        token_heatmaps(maps, (12, 10), (60, 40))
-
-
 # --- control branches -------------------------------------------------------------------------------------------------
 
 
@@ -222,7 +209,7 @@ def test_an_untrained_branch_changes_nothing_and_a_trained_one_does(tiny, inputs
     network = ControlledUNet(tiny, branches)
     hints = {f"hint.{name}": torch.rand(2, 3, 64, 64) for name in branches}
     with torch.no_grad():
-        plain = TextUNet(tiny)(z, t, condition)
+        plain = ControlledUNet(tiny)(z, t, condition)
         assert torch.equal(network(z, t, condition | hints), plain)
         for parameter in branches["pose"].controlnet_mid_block.parameters():
             nn.init.constant_(parameter, 0.5)
@@ -331,8 +318,3 @@ def test_training_the_small_autoencoder_lowers_its_loss():
         errors.append(metrics["absolute_error"].item())
     assert errors[-1] < 0.5 * errors[0]
     assert metrics["psnr"].item() > 10 and metrics["kl"].item() > 0
-
-
-def test_pixel_space_is_the_identity():
-    pixels = torch.rand(1, 3, 8, 8)
-    assert PixelSpace().encode(pixels) is pixels and PixelSpace().decode(pixels) is pixels

@@ -70,9 +70,7 @@ def test_a_locked_tower_stays_as_it_is_while_everything_else_learns():
     contrastive_loss(encoded.images, encoded.texts, encoded.scales)[0].backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is None) == name.startswith("image_tower."), name
-    pooled, patches = model.run_image_tower(pixels)
-    assert not patches.requires_grad
-    torch.testing.assert_close(model.project_image(pooled, patches).tokens, encoded.images.tokens)
+    assert not model.run_image_tower(pixels)[1].requires_grad
 
 
 def test_votes_are_a_softmax_over_classes_for_each_template():

@@ -15,13 +15,13 @@ from lt.models.nn.tokenizers import split_words
 from lt.recipes.diffusion import autoencoders
 from lt.recipes.diffusion.cache import bucket_of, cached, latent_field, picture_stage, text_stage
 from lt.recipes.diffusion.controls import color_picture, layout_picture
-from lt.recipes.diffusion.pictures import channels_first, fitted, to_signed
 from lt.recipes.diffusion.texts import (
     hugging_face_tokenizer,
     load_text_encoders,
     text_digest,
     world_tokenizer,
 )
+from lt.recipes.pictures import channels_first, fitted, to_signed
 from lt.recipes.training.shards import ShardSet
 
 
@@ -182,8 +182,8 @@ def test_text_features_of_several_encoders_stand_side_by_side(data, vae, tmp_pat
     embed = sample["embed.npy"]
     assert embed.shape == (3, 8, 32 + 16) and embed.dtype == np.float16
     clip, t5 = load_text_encoders(folders, 8, text_digest(folders))
-    np.testing.assert_allclose(embed[0, :, :32], clip(["picture 1"])[0].numpy(), atol=2e-3)
-    features = t5(["a cat", "a black cat on a table"])
+    np.testing.assert_allclose(embed[0, :, :32], clip.read(["picture 1"])[0][0].numpy(), atol=2e-3)
+    features = t5.read(["a cat", "a black cat on a table"])[0]
     assert (features[0, 4:] == 0).all() and features[0, 3].abs().sum() > 0, "start, a, cat, end; then padding"
     write_clip(tmp_path / "clip", seed=1)
     with pytest.raises(LtError, match="their files changed"):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lt.datagen.shards import LtError, open_shards
 from lt.models.nn.autoencoder import AutoencoderSpace
-from lt.recipes.diffusion.pictures import fitted, sheet, to_bytes, to_signed
+from lt.recipes.pictures import fitted, sheet, to_bytes, to_signed
 from lt.recipes.training import checkpoints
 from lt.recipes.training.logging import read_log
 from lt.recipes.vae.objective import VaeObjective, VaeSettings, psnr

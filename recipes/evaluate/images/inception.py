@@ -15,7 +15,7 @@ import torch
 from lt.datagen.shards import LtError
 from lt.datagen.shards.storage import digest_of_file
 from lt.models.nn.device import device
-from lt.recipes.diffusion.pictures import channels_first
+from lt.recipes.pictures import channels_first
 
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 _FEATURES = "2048"

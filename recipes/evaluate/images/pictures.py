@@ -15,10 +15,10 @@ from safetensors import safe_open
 from lt.datagen.engine.stage import batched
 from lt.datagen.shards import LtError, Sample, SampleError, Shards, open_shards
 from lt.datagen.shards.storage import digest_of, lt_home
-from lt.recipes.diffusion.pictures import Size, fitted
 from lt.recipes.evaluate.features import store_tensors
 from lt.recipes.evaluate.images.inception import Inception
 from lt.recipes.judge.judge import Judge
+from lt.recipes.pictures import Size, fitted
 
 Answer = TypeVar("Answer")
 BATCH = 32

@@ -191,7 +191,7 @@ def test_a_latent_stands_on_the_network_that_makes_it_and_not_on_how_it_was_trai
     assert {
         ("lt.models.nn.autoencoder", "small_autoencoder"),
         ("lt.recipes.vae.objective", "VaeObjective.ready"),
-        ("lt.recipes.diffusion.pictures", "fitted"),
+        ("lt.recipes.pictures", "fitted"),
     } <= found
     assert not any(module.startswith(("lt.recipes.training", "lt.recipes.registry")) for module, _ in found)
     assert ("lt.recipes.vae.objective", "VaeObjective") not in found
