@@ -39,7 +39,7 @@ def test_same_pixels_with_every_scheduler_that_is_understood(tiny_sd, name):
             "DPMSolverMultistep",
             {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True, "euler_at_final": True},
         ),
-        ("UniPCMultistep", {"use_karras_sigmas": True, "solver_type": "bh1"}),
+        ("UniPCMultistep", {"use_karras_sigmas": True}),
         ("TCD", {"original_inference_steps": 40}),
     ],
 )
