@@ -75,6 +75,9 @@ def step(recipe: str, sharded: bool) -> dict[str, Tensor]:
         batch["labels"] = batch["labels"][:, : len(objective.modules["judge"].heads)]
     train = TrainSettings(device="cpu", parallel="fsdp")
     parallel = DataParallel(objective, tuple(objective.modules), accelerator, train) if sharded else Plain(objective)
+    if not sharded:
+        with torch.no_grad():
+            objective.loss(batch)  # what is imported at the first call draws random numbers
     torch.manual_seed(accelerator.process_index)
     loss, _ = objective.step([batch], parallel)
     named = [
