@@ -121,7 +121,7 @@ def make_shard(pipeline: Pipeline, task: Task, out: Path, beat: Beat, logged: io
             held.settle(sample.key)
             report()
         writer.stages = [*(meter.metrics for meter in meters), written]
-        _write_log(path.with_suffix(".log"), logged.getvalue())
+        _write_log(writer, logged.getvalue())
     assert writer.sidecar is not None
     return writer.sidecar
 
@@ -139,7 +139,12 @@ def count_write(writer: ShardWriter, sample: Sample, metrics: StageMetrics) -> N
         _count(metrics.rejected, writer.rejects[-1].reason)
 
 
-def _write_log(path: Path, text: str) -> None:
+def _write_log(writer: ShardWriter, text: str) -> None:
+    """Keep the tracebacks beside the shard, where its rejects say so."""
+    path = writer.path.with_suffix(".log")
+    for reject in writer.rejects:
+        if reject.reason == UNFORESEEN:
+            reject.detail += f" (see {path.name})"
     if text:
         with atomic_file(path) as file:
             file.write(text.encode("utf-8", "backslashreplace"))

@@ -1,16 +1,17 @@
 """Shards as a source: ours or foreign, local or remote. What cannot be trusted in them becomes a reject."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+from lt.datagen.engine.stage import SampleSource
 from lt.datagen.shards import Reject, Sample, Shards, open_shards
 from lt.datagen.shards.reader import shard_identity
 
 
 @dataclass(frozen=True)
-class ShardSource:
+class ShardSource(SampleSource):
     """Every sample of `where` (folder, tar, brace pattern or URL); one input shard is one task."""
 
     where: str
@@ -28,14 +29,18 @@ class ShardSource:
     def splits(self) -> list[int]:
         return list(range(len(self._shards.shards)))
 
-    def read(self, split: int) -> Iterator[Sample | Reject]:
+    def items(self, split: Any) -> Iterator[tuple[Sample, Callable[[], Sample | Reject]]]:
         bad: list[Reject] = []
         for sample in self._shards.shards[split].samples(on_bad=bad.append):
-            yield from bad
-            bad.clear()
-            yield sample.adopted()
-        yield from bad
+            while bad:
+                yield _as_item(bad.pop(0))
+            yield _as_item(sample.adopted())
+        yield from map(_as_item, bad)
 
     @cached_property
     def _shards(self) -> Shards:
         return open_shards(self.where)
+
+
+def _as_item(read: Sample | Reject) -> tuple[Sample, Callable[[], Sample | Reject]]:
+    return (read if isinstance(read, Sample) else Sample(read.key)), lambda: read

@@ -4,15 +4,15 @@ The n-th sample's seed is the run's seed + n, whatever the batch: `--seed 7 --co
 (with the same prompt).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from lt.datagen.engine.stage import Source, ranges
+from lt.datagen.engine.stage import Source, attempt, ranges
 from lt.datagen.shards import LtError, Reject, Sample, SampleError, UsageError, captions_of
 from lt.datagen.shards.captions import lines_of, texts_of
 from lt.datagen.shards.storage import digest_of_file
@@ -110,16 +110,20 @@ class ShardPrompts(ShardSource):
         """How many there are to draw: `count`, or all that the shards hold."""
         return min(self.count, len(self._shards))
 
-    def read(self, split: Any) -> Iterator[Sample | Reject]:
+    def items(self, split: Any) -> Iterator[tuple[Sample, Callable[[], Sample | Reject]]]:
         first, end = split
         keys = list(self._shards.keys())[first:end]
         for number, key in enumerate(keys, start=first):
-            sample = self._shards[key]
-            try:
-                fields = {f"{control}.png": self._control(sample, control) for control in self.controls}
-                yield request(f"{key}-seed-{self.seed}", captions_of(sample)[0], self.seed + number, fields, key)
-            except SampleError as error:
-                yield Reject.of(sample, error.reason, error.figure, error.detail)
+            yield Sample(key), partial(self._read, key, number)
+
+    def _read(self, key: str, number: int) -> Sample | Reject:
+        sample = self._shards[key]
+        return attempt(sample, partial(self._request, sample, number))
+
+    def _request(self, sample: Sample, number: int) -> Sample:
+        fields = {f"{control}.png": self._control(sample, control) for control in self.controls}
+        key = f"{sample.key}-seed-{self.seed}"
+        return request(key, captions_of(sample)[0], self.seed + number, fields, sample.key)
 
     def lineage(self, sample: Sample) -> dict[str, Any]:
         return {"parents": [sample.meta["prompt_of"]]}

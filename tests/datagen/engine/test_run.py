@@ -137,7 +137,11 @@ def test_what_a_stage_raises_costs_that_sample_and_the_traceback_is_kept(out):
     report = run_pipeline(troubled("bug"), out, workers=0)
     assert report.complete and report.rejected["unforeseen-error"] == 1
     (lost,) = [reject for reject in all_rejects(out) if reject.reason == "unforeseen-error"]
-    assert (lost.key, lost.stage, lost.detail) == ("n-000003", "trouble", "ValueError: a bug in a stage")
+    assert (lost.key, lost.stage, lost.detail) == (
+        "n-000003",
+        "trouble",
+        "ValueError: a bug in a stage (see shard-000000.log)",
+    )
     (log,) = out.glob("*.log")
     assert log.name == "shard-000000.log" and log.read_text().startswith("n-000003\nTraceback")
     assert 'raise ValueError("a bug in a stage")' in log.read_text()
@@ -146,7 +150,8 @@ def test_what_a_stage_raises_costs_that_sample_and_the_traceback_is_kept(out):
 def test_what_reading_a_sample_raises_costs_that_sample(out):
     report = run_pipeline(Pipeline("files", Files(wrong=2)), out, workers=0)
     (lost,) = all_rejects(out)
-    assert report.count == 7 and (lost.key, lost.stage, lost.detail) == ("f-2", "files", "KeyError: 'width'")
+    assert report.count == 7 and (lost.key, lost.stage) == ("f-2", "files")
+    assert lost.detail == "KeyError: 'width' (see shard-000000.log)"
     assert lost.meta["file"] == 2
 
 
@@ -186,7 +191,7 @@ def test_what_cannot_be_written_costs_that_sample(out, monkeypatch):
     monkeypatch.setattr(ShardWriter, "write", write)
     report = run_pipeline(Pipeline("files", Files()), out, workers=0)
     assert report.count == 7 and [(r.key, r.stage, r.detail) for r in all_rejects(out)] == [
-        ("f-4", "write", "OverflowError: five channels")
+        ("f-4", "write", "OverflowError: five channels (see shard-000000.log)")
     ]
 
 
