@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 EXTRAS := all,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup types lint format test demo bench-help bench-shards bench-scenes bench-contrastive bench-diffusion reproduce-filip reproduce-wukong reproduce-pangu weights gpu-check test-webdataset-0.2 clean
+.PHONY: help setup types lint format test demo bench-help bench-shards bench-reading bench-scenes bench-contrastive bench-diffusion reproduce-filip reproduce-wukong reproduce-pangu weights gpu-check test-webdataset-0.2 clean
 
 help: ## what can be made
 	@grep -hE '^[a-z0-9.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
@@ -53,6 +53,9 @@ test-webdataset-0.2: setup ## the readers' tests with the old webdataset that im
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target build/webdataset-0.2 webdataset==0.2.111
 	PYTHONPATH=build/webdataset-0.2 $(BIN)/python -c "import webdataset as w; assert w.__version__ == '0.2.111', w.__file__"
 	PYTHONPATH=build/webdataset-0.2 $(BIN)/python -m pytest -q tests/datagen/shards/test_other_readers.py
+
+bench-reading: setup ## pictures for training against stock webdataset with Pillow
+	$(BIN)/python benchmarks/reading.py
 
 bench-scenes: setup ## scenes at 256 px, samples a second per core
 	$(BIN)/python benchmarks/scenes.py

@@ -31,9 +31,9 @@ def train(name: str, options: "TrainOptions", as_json: bool) -> None:
     elif options.dry_run:
         _dry_run(plan, as_json)
     elif options.export:
-        _export(plan, options.export)
+        _export(plan, options.export, as_json)
     else:
-        for first in missing_first(plan):
+        for first in [] if options.resume else missing_first(plan):
             note(f"{plan.out} builds on {first.out}, which is trained first:")
             _train(first, resume=False, as_json=False)
         _train(plan, options.resume, as_json)
@@ -89,11 +89,14 @@ def _dry_run(plan: "RunPlan", as_json: bool) -> None:
         print_json({"run": str(now.out), **asdict(estimate), "memory": estimate.memory})
 
 
-def _export(plan: "RunPlan", folder: Path) -> None:
+def _export(plan: "RunPlan", folder: Path, as_json: bool) -> None:
     from lt.recipes.training import checkpoints
 
     checkpoints.export(plan.out, folder)
-    note(f"{plan.out} is written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}.")
+    files = sorted(path.name for path in folder.iterdir())
+    note(f"{plan.out} is written to {folder}: {', '.join(files)}.")
+    if as_json:
+        print_json({"run": str(plan.out), "out": str(folder), "files": files})
 
 
 def _train(plan: "RunPlan", resume: bool, as_json: bool) -> None:
@@ -118,11 +121,13 @@ def _how_far(now: "Progress") -> str:
 
 def _ending(outcome: "Outcome") -> str:
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in outcome.metrics.items())
+    metrics = f" ({metrics})" if metrics else ""
+    steps = f"{outcome.steps:,} step{'' if outcome.steps == 1 else 's'}"
     if outcome.status == "nothing to do":
-        return f"Nothing to do: {outcome.out} has all its {outcome.steps:,} steps ({metrics})."
+        return f"Nothing to do: {outcome.out} has all its {steps}{metrics}."
     if outcome.status == "stopped":
         return (
             f"Stopped after step {outcome.step:,} of {outcome.steps:,}; saved as {outcome.checkpoint}. "
             "The same command continues."
         )
-    return f"Done: {outcome.steps:,} steps, {outcome.seconds:,.0f} s; {outcome.checkpoint} ({metrics})."
+    return f"Done: {steps}, {outcome.seconds:,.0f} s; {outcome.checkpoint}{metrics}."

@@ -37,7 +37,16 @@ class Verbs(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.commands:
             self._complete()
-        return self.commands.get(cmd_name)
+        if cmd_name not in self.commands:
+            raise self.unknown(cmd_name)
+        return self.commands[cmd_name]
+
+    def unknown(self, name: str) -> Exception:
+        """What to raise for a name that is none of the commands."""
+        from lt.datagen.shards.errors import UsageError
+        from lt.recipes.config import nearest
+
+        return UsageError(f"There is no `lt {self.name} {name}`.", nearest(name, self.commands))
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         super().format_commands(ctx, formatter)
@@ -87,12 +96,10 @@ class Systems(Verbs):
 
             add_command(app, name, do, parameters(section), system.about, self.example.format(name))
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if (found := super().get_command(ctx, cmd_name)) is None:
-            from lt.recipes.registry import unknown
+    def unknown(self, name: str) -> Exception:
+        from lt.recipes.registry import unknown
 
-            raise unknown(cmd_name, self.name or "", self.commands)
-        return found
+        return unknown(name, self.name or "", self.commands)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Options may stand before the name too."""

@@ -11,6 +11,7 @@ command, expected time, expected result; `ships as` says under which name the ru
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -40,6 +41,9 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) and value else value or []
 
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
 class DataSettings(Section):
     """Which shards, and in which order."""
 
@@ -51,6 +55,9 @@ class DataSettings(Section):
     """At most so many validation samples are used, from the first on."""
     window: int = Field(default=8192, ge=1)
     """Shards are permuted, then samples inside windows of so many: larger mixes better and reads less in order."""
+    decode: Literal["scaled", "whole"] = "scaled"
+    """How pictures are decoded for training. `scaled`: a JPEG at the smallest of its own scales (1/2, 1/4, 1/8) that the model's
+    size allows; `whole`: always in full, as validation does."""
     workers: int = free(2, ge=0)
     """Loader processes per rank; 0 = read inside the training process."""
     prefetch: int = free(2, ge=1)
@@ -84,7 +91,7 @@ class TrainSettings(Section):
     """Where the cosine ends, as a share of the peak rate."""
     weight_decay: float = Field(default=0.05, ge=0)
     """Decoupled weight decay; vectors and scalars are spared unless the system says otherwise."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Share, Share] = (0.9, 0.98)
     """Decay of the running means of gradient and squared gradient."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the root of the squared gradient's mean."""
@@ -107,7 +114,7 @@ class TrainSettings(Section):
     init: str = ""
     """Start from the weights of this run or checkpoint (fine-tuning, resolution boost), or for pangu from a diffusers folder's
     U-Net; step and optimizer start anew."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seeds weights, order, augmentation and everything drawn in a step."""
     spike: float = free(20.0, ge=0)
     """Stop when the loss lies so many robust deviations above its recent median; 0 = only on NaN and infinity."""
@@ -124,7 +131,7 @@ class PlayerSettings(Section):
     """Steps of linear warm-up."""
     weight_decay: float | None = Field(default=None, ge=0)
     """Decoupled weight decay."""
-    betas: tuple[float, float] | None = None
+    betas: tuple[Share, Share] | None = None
     """Decay of the running means of gradient and squared gradient."""
     clip: float | None = Field(default=None, ge=0)
     """Largest norm of the player's gradient; 0 = do not clip."""
@@ -229,7 +236,8 @@ def resolve(
         key, sign, value = text.partition("=")
         if not sign:
             raise UsageError(f"--set {text}: want KEY=VALUE.", "Example: --set train.lr=3e-4")
-        values[key.strip()], origin[key.strip()] = _parsed(text, value), "--set"
+        info = known.get(key.strip())
+        values[key.strip()], origin[key.strip()] = _parsed(text, value, info.annotation if info else None), "--set"
     for key in values:
         if key not in known:
             raise UsageError(f"Unknown setting {key!r} (from {origin[key]}).", nearest(key, known))
@@ -303,7 +311,14 @@ def _leaves(values: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "
             yield key, value
 
 
-def _parsed(text: str, value: str) -> Any:
+def _parsed(text: str, value: str, kind: Any) -> Any:
+    """A value in YAML. Where the setting is text, or a list of texts, `2024` is text, and what is no YAML stands for itself."""
+    if kind in (str, list[str]):
+        found = None
+        with suppress(yaml.YAMLError):
+            found = yaml.load(value, yaml.BaseLoader)  # which makes texts only
+        fits = isinstance(found, str) or (kind is not str and isinstance(found, list) and not Path(value).exists())
+        return found if fits else value
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError:

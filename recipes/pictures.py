@@ -15,21 +15,24 @@ GAP = 2
 """White pixels between the pictures of a sheet."""
 
 
-def fitted(pixels: np.ndarray, width: int, height: int, how: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
+def fitted(
+    pixels: np.ndarray | Image.Image, width: int, height: int, how: Image.Resampling = Image.Resampling.BICUBIC
+) -> np.ndarray:
     """Scale (keeping the aspect) until `width` x `height` is covered, then cut out the middle.
 
     Args:
-        pixels: uint8 RGB [h, w, 3] or grey [h, w].
+        pixels: uint8 RGB [h, w, 3] or grey [h, w], or an image.
 
     Returns:
         uint8 [height, width, 3] or [height, width].
     """
-    image = Image.fromarray(pixels)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     if image.size == (width, height):
-        return pixels
+        return np.asarray(pixels)
     wide, high, left, top = covering(image.size, (width, height))
     resized = image.resize((wide, high), how)
-    return np.asarray(resized.crop((left, top, left + width, top + height)))
+    cut = (left, top, left + width, top + height)
+    return np.asarray(resized if resized.size == (width, height) else resized.crop(cut))
 
 
 def covering(size: Size, wanted: Size) -> tuple[int, int, int, int]:

@@ -87,6 +87,10 @@ class Recipe:
     outline: Callable[[Any], "Objective | None"] = lambda settings: None
     """What `--dry-run` counts where pretrained weights that the settings name are not there: the trained modules by their shapes
     alone, on the meta device. None where all is there, and the run itself can be measured."""
+    least_batch: int = 1
+    """Samples that a step needs for its loss to teach anything: two where samples are contrasted with each other."""
+    must_validate: bool = False
+    """Validation measures what its models cannot be used without."""
     rounds: "Rounds | None" = None
     """Where a run consists of rounds that make shards and train on them, see `training/rounds.py`."""
 

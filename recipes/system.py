@@ -99,7 +99,7 @@ class TrainOptions(Section):
     """A setting, as train.lr=3e-4; see --show."""
     steps: int | None = option(None, shown=False, ge=1)
     """Short for --set train.steps=N."""
-    seed: int | None = option(None, shown=False, ge=0)
+    seed: int | None = option(None, shown=False, ge=0, le=2**63 - 1)
     """Short for --set train.seed=N."""
     out: Path | None = option(None, shown="runs/<system>-<preset>")
     """Folder of the run."""

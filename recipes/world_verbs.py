@@ -18,7 +18,7 @@ class WorldOptions(Section):
     """How many samples."""
     split: str = option("train")
     """Which combinations: those to train with, or those that training never shows."""
-    seed: int = option(0)
+    seed: int = option(0, ge=0, le=2**63 - 1)
     """Another seed gives another data set."""
     size: int = option(256, ge=MIN_SIZE, le=MAX_SIZE)
     """Side of the pictures in pixels."""

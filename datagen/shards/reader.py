@@ -4,6 +4,8 @@ A broken sample is never passed on: bytes are checked against the sidecar's crc3
 What cannot be trusted is raised as a ShardError, or handed to `on_bad` as a Reject where the caller wants to go on.
 """
 
+import glob
+import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -239,17 +241,15 @@ def shard_identity(shard: Shard) -> list[str]:
 
 
 def open_shards(where: str | Path) -> Shards:
-    """Open a folder of shards, one tar, a brace pattern (`part-{000..009}.tar`) or a URL of any of these.
+    """Open a folder of shards, one tar, a pattern (`part-{000..009}.tar`, `part-[01]*.tar`) or a URL.
 
     Raises:
         ShardError: nothing is there, or the manifest is damaged.
     """
-    where = str(where)
-    if "{" in where:
-        import braceexpand
-
-        return Shards([Location(url) for url in braceexpand.braceexpand(where)])
-    root = Location(where)
+    root = Location(str(where))
+    if (named := expanded(str(where))) != [str(where)]:
+        tars = [[one] if one.name.endswith(".tar") else one.list_tars() or [one] for one in map(Location, named)]
+        return Shards([tar for several in tars for tar in several])
     if root.name.endswith(".tar"):
         root.stat()
         return Shards([root], root=root)
@@ -258,6 +258,29 @@ def open_shards(where: str | Path) -> Shards:
     if not tars and not (manifest and manifest.complete):
         raise ShardError(f"No shards (*.tar) in {where}.", "Name a folder that holds .tar files, or one .tar file.")
     return Shards(tars, manifest, root)
+
+
+def expanded(where: str) -> list[str]:
+    """What a pattern stands for, in order. What exists is itself whatever its characters, and so is the folder that it lies in.
+
+    Raises:
+        ShardError: braces that do not close, or wildcards that fit nothing.
+    """
+    import braceexpand
+
+    is_local = Location(where).is_local
+    folder, name = os.path.split(where) if is_local and Path(where).parent.is_dir() else ("", where)
+    if is_local and Path(where).exists():
+        return [where]
+    try:
+        found = [os.path.join(folder, one) for one in braceexpand.braceexpand(name)]  # noqa: PTH118 - URLs, too
+    except braceexpand.UnbalancedBracesError as error:
+        raise ShardError(f"The braces of {where} do not close.", "As in part-{000..009}.tar.") from error
+    if is_local and glob.has_magic(name):
+        found = [path for one in found for path in sorted(glob.glob(glob.escape(folder) + one[len(folder) :]))]  # noqa: PTH207
+        if not found:
+            raise ShardError(f"Nothing fits {where}.", "Name a folder of shards, one .tar file, or a pattern.")
+    return found
 
 
 def _load_manifest(root: Location) -> Manifest | None:

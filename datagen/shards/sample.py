@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from lt.datagen.shards import codec
 from lt.datagen.shards.errors import SampleError
@@ -205,6 +206,11 @@ class Sample:
     def picture(self) -> np.ndarray:
         """The picture as uint8 RGB [h, w, 3]; grey is repeated, alpha laid over white."""
         return codec.to_rgb(self[self.picture_field])
+
+    def image(self, least: int = 0) -> Image.Image:
+        """`picture` as Pillow has it; a JPEG at the smallest of its own scales whose sides have `least` pixels, 0 = in full."""
+        data = self._bytes.get(self.picture_field)
+        return Image.fromarray(self.picture) if data is None else codec.rgb_image(data, least)
 
     @property
     def layer_fields(self) -> list[str]:

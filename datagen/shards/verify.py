@@ -145,7 +145,7 @@ def _locate(where: str, findings: list[Finding]) -> tuple[list[Location], Manife
     except ShardError as error:
         root = Location(where)
         tars = root.list_tars()
-        if not tars or "{" in where or where.endswith(".tar"):
+        if not tars or where.endswith(".tar"):
             raise
         findings.append(Finding(MANIFEST, "", "damaged-manifest", error.message))
         return tars, None, root

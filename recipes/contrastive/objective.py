@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lt.datagen.engine.stage import batched
-from lt.datagen.shards import LtError
+from lt.datagen.shards import LtError, Sample, captions_of
 from lt.models.nn.accumulate import accumulated_backward
 from lt.models.nn.contrastive import Encoded, Exchange, Features, contrastive_loss
 from lt.models.nn.device import device
@@ -80,10 +80,12 @@ class ContrastiveObjective(Objective):
         return 0 if isinstance(vision, TimmConfig) else vision.size // vision.patch
 
     def example(self) -> Pair:
-        text = self.settings.text
-        return Pair(
-            self.size, self.grid, self.tokenizer, text.language, text.candidates == "any", self.settings.picture.augment
-        )
+        text, scaled = self.settings.text, self.settings.data.decode == "scaled"
+        augment, any_wording = self.settings.picture.augment, text.candidates == "any"
+        return Pair(self.size, self.grid, self.tokenizer, text.language, any_wording, augment, scaled)
+
+    def texts_of(self, sample: Sample) -> Sequence[str]:
+        return captions_of(sample, self.settings.text.language) if isinstance(self.tokenizer, WordTokenizer) else ()
 
     def encode(self, image: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Pixels uint8 [b, 3, s, s] and texts -> picture tokens, text tokens, text mask, scales: `Encoded`, as a tuple."""

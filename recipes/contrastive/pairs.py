@@ -3,6 +3,7 @@
 Letters: s picture side in pixels, L places for tokens, n patches.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,7 @@ class Pair:
         language: `en` or `zh`.
         any_wording: draw the wording; otherwise always the first.
         augment: none | crop | autoaugment.
+        scaled: in training, decode JPEGs no larger than is needed.
     """
 
     size: int
@@ -43,22 +45,24 @@ class Pair:
     language: str = "en"
     any_wording: bool = True
     augment: str = "none"
+    scaled: bool = False
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None) -> Mapping[str, Any]:
         wordings = captions_of(sample, self.language)
         drawn = int(rng.integers(len(wordings))) if rng is not None and self.any_wording else 0
         caption = wordings[drawn]
-        row: dict[str, Any] = {"image": self.picture(sample.picture, rng), **self._tokens(caption)}
+        least = math.ceil(self.size / (_LEAST_AREA**0.5 if self.augment == "crop" else 1))
+        image = sample.image(least if rng is not None and self.scaled else 0)
+        row: dict[str, Any] = {"image": self.picture(image, rng), **self._tokens(caption)}
         if rng is None and self.grid:
             row |= {"caption": caption, **self.things(sample, caption)}
         return row
 
-    def picture(self, pixels: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+    def picture(self, image: np.ndarray | Image.Image, rng: np.random.Generator | None = None) -> np.ndarray:
         """RGB uint8 [h, w, 3] to uint8 [3, s, s]: shorter side to s (bicubic), centre crop; augmented with a generator."""
-        image = Image.fromarray(pixels)
         if rng is not None and self.augment != "none":
-            image = _augmented(image, rng, self.augment)
-        return channels_first(fitted(np.asarray(image), self.size, self.size))
+            image = _augmented(image if isinstance(image, Image.Image) else Image.fromarray(image), rng, self.augment)
+        return channels_first(fitted(image, self.size, self.size))
 
     def _tokens(self, caption: str) -> dict[str, Any]:
         ids, mask = self.tokenizer([caption])

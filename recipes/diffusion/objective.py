@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lt.datagen.shards import LtError
+from lt.datagen.shards import LtError, Sample, captions_of
 from lt.models.nn.autoencoder import AutoencoderSpace
 from lt.models.nn.captions import TOKENS, CaptionedNetwork, small_text_encoder
 from lt.models.nn.control import HINT, ControlledUNet
@@ -149,6 +149,9 @@ class DiffusionObjective(Objective):
         return Row(
             self.located.digest, self.texts, self.tokenizer, bool(self.settings.model.buckets), bool(self.shape.ids)
         )
+
+    def texts_of(self, sample: Sample) -> Sequence[str]:
+        return captions_of(sample)
 
     # What the network is told
 

@@ -32,4 +32,4 @@ def make_objective(settings: FilipSettings) -> ContrastiveObjective:
     return ContrastiveObjective(settings, head, Filip(shaped(config, head, tokenizer)), tokenizer)
 
 
-RECIPE = Recipe("filip", FilipSettings, make_objective, scenes_world, Path(__file__).parent)
+RECIPE = Recipe("filip", FilipSettings, make_objective, scenes_world, Path(__file__).parent, least_batch=2)

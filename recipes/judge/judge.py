@@ -7,7 +7,7 @@ It is an extractor for miniatures: its distances are no FID and compare with not
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from lt.recipes.system import Note
 from lt.recipes.training import checkpoints
 from lt.recipes.training.checkpoints import Record
 from lt.recipes.training.loop import train
-from lt.recipes.training.plan import RunPlan, is_finished, make_plan
+from lt.recipes.training.plan import is_finished, make_plan
 
 _BATCH = 64
 
@@ -57,9 +57,10 @@ class Judge:
         plan = make_plan(objective.RECIPE, "tiny")
         code = code_of(FiguresSource, network, figure_traits, objective)
         out = lt_home() / "judge" / digest_of([flat(plan.settings), FiguresSource(1).inputs(), code])[:16]
-        if not is_finished(out):
+        plan = replace(plan, out=out)
+        if not is_finished(plan):
             note(f"The world's judge is not trained yet; it will be kept in {out}.")
-            if train(RunPlan(plan.recipe, plan.preset, plan.why, plan.resolved, out), note).status == "stopped":
+            if train(plan, note).status == "stopped":
                 raise LtError("Stopped while the world's judge was trained.", "The same command continues.")
         return cls.open(out)
 

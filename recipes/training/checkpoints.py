@@ -88,8 +88,11 @@ class Record(BaseModel):
         except OSError:
             if not checkpoint.is_dir():
                 raise LtError(f"There is no run in {checkpoint}.", "Train it first, or name another.") from None
+            if (checkpoint / "log.jsonl").exists():
+                raise LtError(f"The run in {checkpoint} has saved no checkpoint yet.", "Train it further.") from None
             raise LtError(
-                f"{checkpoint} is no checkpoint: it has no {RECORD}.", "Name a folder step-NNNNNNNN."
+                f"{checkpoint} is no checkpoint: it has no {RECORD}.",
+                "Name the folder of a run, or one of its checkpoints/step-NNNNNNNN.",
             ) from None
         except ValueError as error:
             what = first_fault(error) if isinstance(error, ValidationError) else error
@@ -344,8 +347,18 @@ def with_words(settings: Some, checkpoint: Path, record: Record) -> Some:
 
 
 def export(where: Path, folder: Path) -> None:
-    """Write a checkpoint's model in its ecosystem's format (a diffusers or transformers folder)."""
-    restore(where)[0].export(folder)
+    """Write a checkpoint's model in its ecosystem's format (a diffusers or transformers folder).
+
+    Raises:
+        LtError: there is no such checkpoint, or the folder cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise LtError(f"{folder} is a file.", "Name a folder, which may be a new one.")
+    objective, _ = restore(where)
+    try:
+        objective.export(folder)
+    except OSError as error:
+        raise write_error(folder, error) from error
 
 
 def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -160,9 +160,9 @@ def describe(estimate: Estimate, train: TrainSettings, device: torch.device) -> 
             "this does not fit: try --set train.micro=1, a smaller batch, or train.parallel=fsdp on several GPUs"
         )
     if estimate.seconds_per_step is not None:
-        total = human_seconds(train.steps * estimate.seconds_per_step)
+        total, steps = human_seconds(train.steps * estimate.seconds_per_step), "step" if train.steps == 1 else "steps"
         lines.append(
-            f"time: about {total} for {train.steps:,} steps ({estimate.seconds_per_step:.3g} s each, measured)"
+            f"time: about {total} for {train.steps:,} {steps} ({estimate.seconds_per_step:.3g} s each, measured)"
         )
     if estimate.multiply_adds_per_step:
         each = f"{estimate.multiply_adds_per_step:.3g} multiply-adds a step of {train.batch:,} samples"

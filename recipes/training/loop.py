@@ -31,7 +31,7 @@ from lt.recipes.training.logging import RunLog
 from lt.recipes.training.objective import Batch, Objective, Report, Turn
 from lt.recipes.training.order import share
 from lt.recipes.training.parallel import Parts, make_accelerator
-from lt.recipes.training.plan import RunPlan, check_enough
+from lt.recipes.training.plan import RunPlan, check_enough, check_usable
 from lt.recipes.training.players import alone
 from lt.recipes.training.rounds import run_rounds
 from lt.recipes.training.run import Outcome, Run, seed_all
@@ -72,12 +72,13 @@ def train(
 
 def _train(plan: RunPlan, note: Note, watch: Callable[[Progress], None], resume: bool = False) -> Outcome:
     """One training, from the newest checkpoint in `plan.out` or from the start."""
+    check_usable(plan)
+    if resume and not checkpoints.latest(plan.out / "checkpoints"):
+        raise LtError(f"There is no checkpoint in {plan.out / 'checkpoints'}.", "Leave out --resume to start a run.")
     run = Run(plan, note)
     check_enough(run.train.batch, len(run.data.train))
     with directory_lock(plan.out) if run.main else nullcontext():
         found = run.find()
-        if resume and not found:
-            raise LtError(f"There is no checkpoint in {run.folder}.", "Leave out --resume to start a run.")
         if found and found[1].step >= run.train.steps:
             path, record = found
             return Outcome("nothing to do", plan.out, record.step, record.step, path, record.metrics, main=run.main)
@@ -92,6 +93,10 @@ def dry_run(plan: RunPlan, note: Note = print) -> Estimate:
     """
     if (outline := plan.recipe.outline(plan.settings)) is not None:
         return _count(plan, outline, note)
+    if rounds := plan.recipe.rounds:
+        note(
+            f"{plan.out}: {rounds.count(plan.settings):,} rounds, each of which makes shards and trains on them. One training:"
+        )
     run = Run(plan, note)
     run.build()
     return run.estimate()

@@ -143,6 +143,10 @@ class Objective:
         """
         return accumulate("loss", parts, parallel)
 
+    def texts_of(self, sample: Sample) -> Sequence[str]:
+        """The texts of a sample that are read by `words`."""
+        return ()
+
     def validate(self, batches: Iterable[Batch]) -> Report:
         """Measure on the validation batches (not shuffled, not augmented; eval mode, no gradients, EMA weights if kept).
 

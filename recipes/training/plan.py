@@ -57,7 +57,7 @@ def make_plan(
     """Choose preset and settings. Without a word from the user: `tiny`; `paper` where there are an accelerator and own data.
 
     Raises:
-        UsageError: an unknown preset or setting, a value that does not fit.
+        UsageError: an unknown preset or setting, a value that does not fit, a batch too small for the loss.
         LtError: the card, or the record of the model that the settings build on, cannot be read.
     """
     if card is not None:
@@ -73,6 +73,11 @@ def make_plan(
     resolved = resolve(recipe.settings, chosen, overrides)
     if base := recipe.inherited(resolved.settings):
         resolved = resolve(recipe.settings, chosen, overrides, base)
+    if (batch := resolved.settings.train.batch) < recipe.least_batch:
+        raise UsageError(
+            f"A batch of {batch} teaches {recipe.name} nothing: its loss contrasts the samples of a batch with each other.",
+            f"--set train.batch={recipe.least_batch} is the least, hundreds are usual.",
+        )
     return RunPlan(recipe, chosen.name, why, resolved, out or UsualRun(recipe.name, chosen.name).out)
 
 
@@ -85,10 +90,15 @@ def _default_preset(recipe: Recipe, names_data: bool) -> tuple[str, str]:
 
 
 def missing_first(plan: RunPlan) -> list[RunPlan]:
-    """The runs that this one builds on and that are not finished, in the order to train them, on the same data."""
+    """The runs that this one builds on and that are not finished, in the order to train them, on the same data.
+
+    Raises:
+        LtError: one of them, or this one, could not be used once it is trained.
+    """
+    check_usable(plan)
     found: dict[Path, RunPlan] = {}
     for first in needs_of(plan):
-        if not is_finished(first.out):
+        if not is_finished(first):
             found |= {one.out: one for one in [*missing_first(first), first]}
     return list(found.values())
 
@@ -123,9 +133,22 @@ def _along_with(plan: RunPlan, run: UsualRun) -> RunPlan:
     return make_plan(recipe, run.preset, None, [f"{key}={json.dumps(values[key])}" for key in keys])
 
 
-def is_finished(out: Path) -> bool:
-    """Whether the run in a folder has made all its steps."""
-    newest = checkpoints.latest(out / "checkpoints")
+def check_usable(plan: RunPlan) -> None:
+    """Raises LtError where what is trained needs validation data, and there are none beside the user's own."""
+    data = plan.settings.data
+    if plan.recipe.must_validate and data.train and not data.validation:
+        raise LtError(
+            f"{plan.out} would be of no use: {plan.recipe.name} measures what its users need in validation, "
+            f"and there are no validation data beside {', '.join(data.train)}.",
+            "Name some: --set data.validation=DIR.",
+        )
+
+
+def is_finished(plan: RunPlan) -> bool:
+    """Whether a run has made all its steps, and all its rounds where it has any."""
+    if plan.recipe.rounds:
+        return plan.recipe.rounds.are_done(plan)
+    newest = checkpoints.latest(plan.out / "checkpoints")
     if newest is None:
         return False
     record = checkpoints.Record.load(newest)

@@ -17,6 +17,7 @@ runs/finerewards-tiny/
 Every step is resumable and knows when it is complete, so going on after a kill is taking all steps again.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from lt.datagen.engine.lock import directory_lock
 from lt.datagen.engine.stage import Pipeline
 from lt.datagen.shards.errors import LtError
+from lt.datagen.shards.storage import write_json
 from lt.recipes.config import Card, flat, resolve
 from lt.recipes.devices import run_to_end
 from lt.recipes.system import Note
@@ -33,6 +35,10 @@ from lt.recipes.system import Note
 if TYPE_CHECKING:
     from lt.recipes.training.plan import RunPlan
     from lt.recipes.training.run import Outcome
+
+
+DONE = "rounds.json"
+"""Says in the run's folder how many rounds are complete, once all are."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,11 @@ class Rounds:
     count: Callable[[Any], int]
     steps: Callable[["RunPlan", Round], Iterator[Shards | Training]]
 
+    def are_done(self, plan: "RunPlan") -> bool:
+        """Whether the run's folder says that so many were completed."""
+        done = plan.out / DONE
+        return done.exists() and json.loads(done.read_bytes())["rounds"] >= self.count(plan.settings)
+
 
 def run_rounds(
     plan: "RunPlan", rounds: Rounds, note: Note, main: bool, train: Callable[["RunPlan"], "Outcome"]
@@ -94,6 +105,8 @@ def run_rounds(
                     return outcomes[-1]
     if not outcomes:
         raise LtError(f"The rounds of {plan.recipe.name} train nothing.")
+    if main:
+        write_json(plan.out / DONE, {"rounds": count})
     idle = all(outcome.status == "nothing to do" for outcome in outcomes)
     return replace(outcomes[-1], out=plan.out, status="nothing to do" if idle else "done")
 

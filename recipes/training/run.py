@@ -1,7 +1,7 @@
 """One run on one rank: what it consists of, how it is set up, saved and taken up again. `loop.py` makes it move."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from accelerate.utils import broadcast_object_list, set_seed
 
+from lt.datagen.shards import SampleError, ShardError
 from lt.recipes.config import flat
 from lt.recipes.training import checkpoints, estimate
 from lt.recipes.training.checkpoints import Record
@@ -19,6 +20,7 @@ from lt.recipes.training.order import Order, micro_size
 from lt.recipes.training.parallel import make_accelerator, place
 from lt.recipes.training.plan import RunPlan, open_data, with_length
 from lt.recipes.training.players import make_sides, turns_of
+from lt.recipes.words import unknown_words
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Outcome:
     seconds: float = 0.0
     main: bool = True
     """False on all ranks but the first, which leave speaking to it."""
+
+
+_LOOKED_AT, _TOO_MANY = 256, 0.2
 
 
 class Run:
@@ -96,6 +101,25 @@ class Run:
         self.objective = self.plan.recipe.objective(settings)
         place(self.objective, self.device)
         self.examples = Examples(self.data.train, self._order(), self.objective.example())
+        if self.objective.words and not found:
+            self.tell_unknown()
+
+    def tell_unknown(self) -> None:
+        """Say which of the captions' words, in some hundred samples, the objective's list lacks."""
+        texts: list[str] = []
+        for _, shard, index in map(self.examples.order, range(min(_LOOKED_AT, len(self.examples.order)))):
+            with suppress(SampleError, ShardError):
+                texts += self.objective.texts_of(self.data.train.read(shard, index))
+        share, unknown = unknown_words(self.objective.words, texts)
+        if unknown:
+            named = ", ".join(unknown[:8]) + (f" and {len(unknown) - 8:,} more" if len(unknown) > 8 else "")
+            self.note(
+                f"  words: {share:.1%} of the captions' words are not in the list and read as one unknown word: {named}"
+            )
+            if share > _TOO_MANY:
+                self.note(
+                    "    That teaches little: name a list of your own, one entry a line, as --set text.words=FILE."
+                )
 
     def _order(self) -> Order:
         shards, seed, window = self.data.train, self.train.seed, self.settings.data.window

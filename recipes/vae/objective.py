@@ -55,9 +55,12 @@ class Picture:
     """A sample to `image` uint8 [3, size, size]. Never augmented: captions name left and right."""
 
     size: int
+    scaled: bool = False
+    """In training, decode JPEGs no larger than is needed."""
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
-        return {"image": channels_first(fitted(sample.picture, self.size, self.size))}
+        image = sample.image(self.size if rng is not None and self.scaled else 0)
+        return {"image": channels_first(fitted(image, self.size, self.size))}
 
 
 class Autoencoder(nn.Module):
@@ -85,7 +88,7 @@ class VaeObjective(Objective):
         return cast(Autoencoder, self.modules["autoencoder"])
 
     def example(self) -> Picture:
-        return Picture(self.settings.model.size)
+        return Picture(self.settings.model.size, self.settings.data.decode == "scaled")
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         return autoencoder_loss(self.autoencoder.vae, to_signed(batch["image"]), self.settings.model.kl)
@@ -144,4 +147,5 @@ RECIPE = Recipe(
     objective=VaeObjective,
     world=lambda settings, note: build(settings.world, note),
     folder=Path(__file__).parent,
+    must_validate=True,
 )

@@ -76,4 +76,4 @@ def make_objective(settings: WukongSettings) -> WukongObjective:
     return WukongObjective(settings, head, model, tokenizer)
 
 
-RECIPE = Recipe("wukong", WukongSettings, make_objective, scenes_world, Path(__file__).parent)
+RECIPE = Recipe("wukong", WukongSettings, make_objective, scenes_world, Path(__file__).parent, least_batch=2)

@@ -33,7 +33,8 @@ def test_defaults_then_card_then_overrides():
         ("train.lr=-1", "Setting train.lr = -1 (from --set): Input should be greater than 0."),
         ("train.lr=fast", "Setting train.lr = 'fast' (from --set): Input should be a valid number"),
         ("train.optimizer=sgd", "Input should be 'adamw' or 'lamb'"),
-        ("train.betas=[1]", "Setting train.betas.1 = [1] (from --set): Field required"),
+        ("train.betas=[0.5]", "Setting train.betas.1 = [0.5] (from --set): Field required"),
+        ("train.betas=[0.9,1.5]", "Setting train.betas.1 = 1.5 (from --set): Input should be less than 1."),
         ("train.lr", "--set train.lr: want KEY=VALUE."),
         ("model=3", "Did you mean model.width?"),
         ("train.lr=[1", "--set train.lr=[1: the value is not valid YAML"),
@@ -108,6 +109,42 @@ def test_a_card_says_what_differs_from_the_one_it_is_like(tmp_path):
     (tmp_path / "third.yaml").write_text("like: nothing\n")
     with pytest.raises(LtError, match=r"nothing.yaml: No such file"):
         read_card(tmp_path / "third.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("2024", ["2024"]),
+        ("[5] a", ["[5] a"]),
+        ("a, b", ["a, b"]),
+        ("[2024, 'a, b']", ["2024", "a, b"]),
+        ("s3://b/c.tar?x=1", ["s3://b/c.tar?x=1"]),
+        ("a: b", ["a: b"]),
+        ("[here]", ["[here]"]),
+        ("[]", []),
+    ],
+)
+def test_texts_are_what_they_are_and_no_numbers_or_broken_yaml(text, paths, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("[here]").mkdir()
+    assert resolve(toy.ToySettings, None, [f"data.train={text}"]).settings.data.train == paths
+    alone = resolve(toy.ToySettings, None, [f"data.validation={text}"]).settings.data.validation
+    assert alone == text
+
+
+def test_a_batch_that_cannot_teach_is_refused():
+    with pytest.raises(UsageError, match=r"A batch of 1 teaches filip nothing.*train.batch=2"):
+        make_plan(registry.find_recipe("filip"), "tiny", None, ["train.batch=1"])
+    assert make_plan(registry.find_recipe("vae"), "tiny", None, ["train.batch=1"]).settings.train.batch == 1
+
+
+def test_what_could_not_be_used_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan(registry.find_recipe("pangu"), "tiny", None, ["data.train=[mine]"])
+    with pytest.raises(LtError, match=r"runs/vae-tiny would be of no use.*data.validation"):
+        missing_first(plan)
+    with_tests = make_plan(registry.find_recipe("pangu"), "tiny", None, ["data.train=[mine]", "data.validation=tests"])
+    assert [str(first.out) for first in missing_first(with_tests)] == ["runs/vae-tiny"]
 
 
 def test_a_run_is_known_by_its_name():

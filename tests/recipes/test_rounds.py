@@ -10,8 +10,8 @@ from lt.datagen.shards.errors import LtError
 from lt.datagen.shards.manifest import MANIFEST, Manifest
 from lt.recipes.training import checkpoints
 from lt.recipes.training.logging import read_log
-from lt.recipes.training.loop import Outcome, train
-from lt.recipes.training.plan import make_plan
+from lt.recipes.training.loop import Outcome, dry_run, train
+from lt.recipes.training.plan import is_finished, make_plan
 from lt.recipes.training.shards import ShardSet
 
 NAMES = [f"Round {number} of 2: {name}" for number in (1, 2) for name in ("candidates", "best", "run")]
@@ -39,6 +39,19 @@ def whole(shards, tmp_path_factory) -> Path:
     outcome = play(shards, out)
     assert (outcome.status, outcome.out, outcome.steps) == ("done", out, 6)
     return out
+
+
+def test_a_run_is_finished_when_all_its_rounds_are(whole, shards, tmp_path):
+    def plan(out: Path, *more: str):
+        return make_plan(
+            toy_rounds.RECIPE, "tiny", None, [f"data.train=[{shards}]", f"data.validation={shards}", *more], out
+        )
+
+    assert is_finished(plan(whole)) and not is_finished(plan(whole, "rounds.count=3"))
+    assert not is_finished(plan(tmp_path))
+    notes = []
+    dry_run(plan(tmp_path, "train.batch=12"), notes.append)
+    assert "2 rounds, each of which makes shards and trains on them" in notes[0] and not list(tmp_path.iterdir())
 
 
 def contents(out: Path) -> dict[str, object]:

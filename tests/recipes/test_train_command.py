@@ -89,6 +89,11 @@ def test_show_prints_every_setting_on_a_line_of_its_own(here):
         ),
         (["train", "toy", "--data", "nowhere"], 1, "No shards (*.tar) in nowhere."),
         (["train", "toy", "--out", "other", "--resume"], 1, "There is no checkpoint in other/checkpoints."),
+        (["train", "toy", "--seed", "18446744073709551616"], 2, "Invalid value for '--seed'"),
+        (["train", "toy", "--out", "nowhere", "--export", "there"], 1, "There is no run in nowhere."),
+        (["train", "toy", "--export", "/dev/null"], 1, "/dev/null is a file."),
+        (["sample", "bogus"], 2, "There is no `lt sample bogus`.\n  Known: filip, wukong"),
+        (["eval", "retrievel"], 2, "There is no `lt eval retrievel`.\n  Did you mean retrieval?"),
     ],
 )
 def test_mistakes_are_explained(here, words, code, message):

@@ -204,3 +204,36 @@ def test_arrays_that_are_no_picture_are_refused(field, shape):
 def test_a_picture_larger_than_its_format_allows_is_refused():
     with pytest.raises(SampleError, match="bad-picture-value: 16384x1 as webp"):
         encode_image(np.zeros((1, 16384, 3), np.uint8), "webp")
+
+
+def a_photograph(side: int, orientation: int = 1) -> bytes:
+    """A JPEG with structure at all scales."""
+    rng, picture = np.random.default_rng(side), np.zeros((side, side, 3))
+    for size in (4, 16, 64):
+        noise = Image.fromarray(rng.integers(0, 256, (size, size, 3), np.uint8))
+        picture += np.asarray(noise.resize((side, side), Image.Resampling.BICUBIC)) / 3
+    return stored(picture.astype(np.uint8), "JPEG", quality=95, exif=exif(orientation))
+
+
+@pytest.mark.parametrize(("side", "least", "gets"), [(512, 224, 256), (512, 257, 512), (512, 0, 512), (100, 13, 25)])
+def test_a_jpeg_is_decoded_at_the_smallest_scale_that_is_enough(side, least, gets):
+    sample = Sample("a", {"jpg": a_photograph(side)})
+    assert sample.image(least).size == (gets, gets)
+    np.testing.assert_array_equal(np.asarray(sample.image()), sample.picture)
+    whole = sample.image().resize((gets, gets), Image.Resampling.BOX)
+    apart = np.abs(np.asarray(sample.image(least), int) - np.asarray(whole, int))
+    assert apart.mean() < 2 and apart.max() < 40
+
+
+def test_what_is_decoded_smaller_is_turned_and_made_rgb_like_the_whole():
+    turned = Sample("a", {"jpg": a_photograph(512, orientation=6)})
+    wanted = np.asarray(turned.image().resize((128, 128), Image.Resampling.BOX), int)
+    assert np.abs(np.asarray(turned.image(128), int) - wanted).mean() < 2
+    for field, data in (("png", stored(GREYS, "PNG")), ("jpg", stored(GREYS, "JPEG")), ("jpg", b"broken")):
+        sample = Sample("a", {field: data})
+        if data == b"broken":
+            with pytest.raises(SampleError, match="undecodable-image"):
+                sample.image(8)
+        else:
+            assert sample.image(8).mode == "RGB" and sample.image(16).size == (16, 16)
+    assert Sample("a", {"png": COLOURS}).image(2).size == (9, 6), "what is no JPEG stays as it is"

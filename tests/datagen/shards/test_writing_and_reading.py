@@ -472,3 +472,18 @@ def test_safe_key_makes_a_valid_key_of_anything(text):
 @pytest.mark.parametrize("name", ["jpg", "layer-07.png", "latent.npy", "seg.png", "x_1"])
 def test_usual_fields_are_allowed(name):
     assert check_field(name) == name
+
+
+def test_a_path_that_exists_is_no_pattern(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("d{1,2}", "[5] a", "a, b", "2024", "a?b=c")):
+        with ShardWriter(tmp_path / name / shard_name(0), durable=False) as writer:
+            writer.write(Sample(f"k{number}", {"txt": "a"}))
+        assert list(open_shards(name).keys()) == [f"k{number}"]
+        assert list(open_shards(f"{name}/shard-00000[01].tar").keys()) == [f"k{number}"]
+        assert list(open_shards(f"{name}/shard-{{000000..000000}}.tar").keys()) == [f"k{number}"]
+    assert list(open_shards("[2a]*").keys()) == ["k3", "k2", "k4"], "folders by wildcards, by name"
+    with pytest.raises(ShardError, match=r"Nothing fits b\*"):
+        open_shards("b*")
+    with pytest.raises(ShardError, match=r"braces of x\{1 do not close"):
+        open_shards("x{1")
