@@ -136,16 +136,20 @@ def verify(
     where: str = Where,
     workers: int = typer.Option(1, "--workers", min=1, help="Processes."),
     fast: bool = typer.Option(False, "--fast", help="Check bytes only: decode no pictures, recompute no layers."),
+    decode: bool = typer.Option(False, "--decode", help="Decode also what lt is recorded to have decoded before."),
     limit: int = typer.Option(20, min=1, help="How many findings to print; --json has all."),
     as_json: bool = JsonOption,
 ) -> None:
     """Check all that a folder claims: bytes, index, keys, counts, fields, pictures, layers. Exit code 1 if anything is wrong."""
     from dataclasses import asdict
 
+    from lt.datagen.shards.errors import UsageError
     from lt.datagen.shards.verify import verify as check
 
+    if fast and decode:
+        raise UsageError("--fast decodes nothing, --decode everything.", "Choose one of them.")
     with progress_bar("verify", "B") as progress:
-        report = check(where, decode=not fast, workers=workers, on_progress=progress)
+        report = check(where, decode=False if fast else decode or None, workers=workers, on_progress=progress)
     if as_json:
         print_json({**asdict(report), "good": report.is_good})
     else:
@@ -161,7 +165,7 @@ def _print_report(report: "Report", limit: int) -> None:
     if len(report.findings) > limit:
         print(f"... and {len(report.findings) - limit:,} more; --json lists all.")
     rate = f"{_size(int(report.bytes / report.seconds))}/s" if report.seconds else ""
-    looked = "decoded" if report.decoded else "bytes only"
+    looked = {True: "decoded", False: "bytes only", None: "decoded as needed"}[report.decoded]
     verdict = "good" if report.is_good else f"{len(report.findings):,} findings"
     size = f"{_amount(report.samples, report.shards)}, {_size(report.bytes)}"
     print(f"{report.where}: {verdict} ({size}, {looked}, {report.seconds:.1f} s, {rate}).")

@@ -162,6 +162,7 @@ class Sidecar(_Sealed):
     """What is known of one shard. `index[key][field]` = [offset, size, crc32] of the field's bytes in the tar.
 
     `sha256` is of the tar's bytes, `content` of what they say (`ContentDigest`): runs and numbers name their data by it.
+    `decoded` names the fields that lt itself encoded or decoded in every sample: while the bytes are those, they are good.
     `rejects_sha256` is the digest of the rejects file beside it, "" where nothing was rejected.
     """
 
@@ -172,6 +173,7 @@ class Sidecar(_Sealed):
     sha256: str
     content: str
     fields: list[str]
+    decoded: list[str] = Field(default_factory=list)
     rejected: NonNegativeInt = 0
     rejects_sha256: str = ""
     stages: list[StageMetrics] = Field(default_factory=list)

@@ -178,6 +178,10 @@ class Sample:
         told = meta.get(name) if isinstance(meta, dict) else None
         return told if isinstance(told, list) else []
 
+    def is_decoded(self, name: str) -> bool:
+        """Whether the field is known to be good: it was decoded, or is a value that is yet to be encoded."""
+        return name in self._values
+
     def encoded(self, name: str) -> bytes:
         """The bytes of a field. Raises SampleError if its value cannot be encoded, KeyError if there is none."""
         is_stale = name in self._values and (name not in self._bytes or codec.kind_of(name) == "json")

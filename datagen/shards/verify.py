@@ -6,6 +6,9 @@
 | archive | size, sha256, content, every header and crc32 as the sidecar says; members safe; keys contiguous, unique and short |
 | sample | the fields that all samples of the set have; pictures decode and are what their name says; the layer invariant |
 
+What a shard's sidecar says that lt itself encoded or decoded is not decoded again while its bytes are those that were written,
+nor are layers whose recomposition the sample tells; `decode=True` looks at everything.
+
 Foreign shards state nothing, so theirs is what the archive itself shows.
 """
 
@@ -54,13 +57,14 @@ class Finding:
 
 @dataclass(slots=True)
 class Report:
-    """What was looked at, and what was found. `decoded` is False if the contents of fields were left alone."""
+    """What was looked at, and what was found. `decoded`: the contents of all fields (True), of none (False), or of those that no
+    record vouches for (None)."""
 
     where: str
     shards: int
     samples: int
     bytes: int
-    decoded: bool
+    decoded: bool | None
     findings: list[Finding]
     seconds: float = 0.0
 
@@ -80,7 +84,7 @@ class Rules:
     ours: bool
     required: frozenset[str] | None
     tolerance: float
-    decode: bool
+    decode: bool | None
 
 
 @dataclass(slots=True)
@@ -96,14 +100,15 @@ class ShardResult:
 def verify(
     where: str | Path,
     *,
-    decode: bool = True,
+    decode: bool | None = None,
     workers: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Check a folder, tar, brace pattern or URL of shards.
 
     Args:
-        decode: also decode every field and recompute the layer invariant; without it only bytes are checked.
+        decode: True: decode every field and recompute the layer invariant; False: check bytes only; None: decode what no record
+            vouches for.
         workers: processes; 1 works in this one.
         on_progress: called with (bytes done, bytes in all).
 
@@ -151,7 +156,7 @@ def _locate(where: str, findings: list[Finding]) -> tuple[list[Location], Manife
         return tars, None, root
 
 
-def _rules(locations: list[Location], manifest: Manifest | None, decode: bool) -> Rules:
+def _rules(locations: list[Location], manifest: Manifest | None, decode: bool | None) -> Rules:
     beside = (location.with_suffix(".json") for location in locations if SHARD_NAME.fullmatch(location.name))
     ours = manifest is not None or any(is_ours(sidecar.read_if_present() or b"") for sidecar in beside)
     required = None
@@ -348,6 +353,7 @@ class _ShardCheck:
             self.found(problem.name, problem.reason, problem.detail)
         self._check_keys(index)
         required = _fields_of_most(index) if self.rules.required is None else self.rules.required
+        vouched = frozenset(index.sidecar.decoded if index.sidecar and self.rules.decode is None else ())
         digest, content = hashlib.sha256(), ContentDigest()
         with ThreadPoolExecutor(1) as hasher:
             for start, data, keys in self._windows(index):
@@ -356,7 +362,7 @@ class _ShardCheck:
                     sample = self._sample(key, index.samples[key], data, start)
                     if index.sidecar is not None:
                         content.add(key, index.sidecar.index[key], sample.encoded("json") if "json" in sample else None)
-                    self._check_sample(sample, index.samples[key], required)
+                    self._check_sample(sample, index.samples[key], required, vouched)
                 hashing.result()
                 self.on_bytes(len(data))
         if index.sidecar is not None:
@@ -417,13 +423,15 @@ class _ShardCheck:
                 sample[name] = data
         return sample
 
-    def _check_sample(self, sample: Sample, places: Places, required: frozenset[str]) -> None:
+    def _check_sample(self, sample: Sample, places: Places, required: frozenset[str], vouched: frozenset[str]) -> None:
         """The set of fields of a sample and what they hold."""
         key = sample.key
         if missing := sorted(required - places.keys()):
             self.found(key, "missing-field", f"no {', '.join(missing)}")
-        if self.rules.decode and len(sample.fields) == len(places):  # else its bytes are no longer what was written
-            for what, detail, figure in content_problems(sample, self.rules.tolerance):
+        if self.rules.decode is not False and len(sample.fields) == len(
+            places
+        ):  # else its bytes are no longer what was written
+            for what, detail, figure in content_problems(sample, self.rules.tolerance, vouched):
                 self.found(key, what, detail, figure)
 
     def _compare_scan(self, index: ShardIndex) -> None:

@@ -37,6 +37,7 @@ class ShardWriter:
         self.sidecar: Sidecar | None = None
         self._durable = durable
         self._index: dict[str, dict[str, tuple[int, int, int]]] = {}
+        self._passed_through: set[str] = set()
         self._hash = hashlib.sha256()
         self._content = ContentDigest()
         self._position = 0
@@ -71,6 +72,7 @@ class ShardWriter:
             self.reject(Reject.of(sample, error.reason, error.figure, error.detail), stage="write")
             return False
         self._append(key, encoded)
+        self._passed_through.update(name for name in encoded if not sample.is_decoded(name))
         return True
 
     def reject(self, reject: Reject, stage: str = "") -> None:
@@ -109,6 +111,7 @@ class ShardWriter:
         if not self._index:
             self.path.unlink(missing_ok=True)
         self._open.close()
+        fields = {name for places in self._index.values() for name in places}
         self.sidecar = Sidecar(
             shard=self.path.name,
             task=self.task,
@@ -116,7 +119,8 @@ class ShardWriter:
             bytes=self._position,
             sha256=self._hash.hexdigest(),
             content=self._content.hexdigest(),
-            fields=sorted({name for places in self._index.values() for name in places}),
+            fields=sorted(fields),
+            decoded=sorted(fields - self._passed_through),
             rejected=len(self.rejects),
             rejects_sha256=digest_of_file(rejects_path) if self.rejects else "",
             stages=self.stages,

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lt.datagen.shards import Reject, Sample, ShardError, ShardWriter, open_shards
+from lt.datagen.reshard import reshard
+from lt.datagen.shards import Reject, Sample, ShardError, ShardWriter, codec, open_shards
 from lt.datagen.shards.manifest import Manifest, Sidecar, shard_name
 from lt.datagen.shards.verify import verify
 from tests.datagen.shards.making import build, encoded, foreign, picture, plain
@@ -38,11 +39,11 @@ def folder(tmp_path):
 def test_a_good_folder_has_no_findings(folder):
     seen = []
     report = verify(folder, on_progress=lambda done, total: seen.append((done, total)))
-    assert report.is_good and report.decoded
+    assert report.is_good and report.decoded is None
     assert (report.shards, report.samples) == (2, 3)
     assert report.bytes == sum(path.stat().st_size for path in folder.glob("*.tar"))
     assert seen[-1] == (report.bytes, report.bytes)
-    assert verify(folder, decode=False).is_good
+    assert verify(folder, decode=False).is_good and verify(folder, decode=True).is_good
     assert verify(folder / shard_name(0)).is_good  # one shard by itself
     assert verify(f"{folder}/shard-00000{{0..1}}.tar").is_good
 
@@ -297,3 +298,57 @@ def test_json_beyond_the_standard_is_named_and_read_all_the_same(tmp_path, meta,
     (sample,) = open_shards(tmp_path)
     assert list(sample.meta.values()) in ([None], ["a cat \ufffd"])
     json.loads(sample.encoded("json"), parse_constant=pytest.fail)
+
+
+def seen(folder, monkeypatch, **options) -> list[str]:
+    """The pictures that `verify` decodes, by their field."""
+    decoded, real = [], codec.decode
+    with monkeypatch.context() as patch:
+        patch.setattr(codec, "decode", lambda name, data: decoded.append(name) or real(name, data))
+        assert verify(folder, **options).is_good
+    return sorted(name for name in decoded if codec.is_image(name))
+
+
+def test_what_lt_encoded_or_decoded_is_not_decoded_again(tmp_path, monkeypatch):
+    looked_at = Sample("b", {"png": encoded(picture(), "PNG"), "txt": b"b", "json": b"{}"})
+    _ = looked_at.picture
+    build(tmp_path, [plain("a"), looked_at])
+    assert Sidecar.load(tmp_path / "shard-000000.json").decoded == ["png"]
+    assert seen(tmp_path, monkeypatch) == []
+    assert seen(tmp_path, monkeypatch, decode=True) == ["png", "png"]
+    assert seen(tmp_path, monkeypatch, decode=False) == []
+
+
+def test_bytes_that_nobody_looked_at_are_decoded(tmp_path, monkeypatch):
+    passed = Sample("b", {"png": encoded(picture(), "PNG"), "json": {}})
+    build(tmp_path / "one", [plain("a"), passed])
+    assert seen(tmp_path / "one", monkeypatch) == ["png", "png"]
+    build(tmp_path / "whole", [plain("a")])
+    reshard(tmp_path / "whole", tmp_path / "cut", samples=1)
+    assert seen(tmp_path / "cut", monkeypatch) == ["png"]
+    build(tmp_path / "bad", [plain("a"), Sample("b", {"png": b"\x89PNG\r\n\x1a\n broken"})])
+    assert findings(tmp_path / "bad") == [("shard-000000.tar", "b", "undecodable-image")]
+
+
+def test_layers_are_recomputed_unless_the_sample_tells_how_well_they_give_the_picture(tmp_path, monkeypatch):
+    silent, told, far = layered("a"), layered("b"), layered("c")
+    told.meta["recomposition"] = {"rms": 0.0, "psnr_db": 99.0}
+    far.meta["recomposition"] = {"rms": 0.5}
+    build(tmp_path / "told", [told])
+    assert seen(tmp_path / "told", monkeypatch) == []
+    for number, sample in enumerate((silent, far)):
+        build(tmp_path / str(number), [sample])
+        assert "layer-00.png" in seen(tmp_path / str(number), monkeypatch)
+    wrong = layered("d")
+    wrong.meta["recomposition"] = {"rms": 0.0}
+    wrong["background.png"] = 255 - wrong["background.png"]
+    wrong.meta["layers"] *= 2
+    build(tmp_path / "wrong", [wrong])
+    assert [what for _, _, what in findings(tmp_path / "wrong")] == ["missing-layer"]
+
+
+def test_a_wrong_extension_is_named_although_the_field_was_decoded(tmp_path):
+    sample = Sample("a", {"png": encoded(picture(), "JPEG")})
+    _ = sample.picture
+    build(tmp_path, [sample])
+    assert findings(tmp_path) == [("shard-000000.tar", "a", "wrong-extension")]
