@@ -326,7 +326,7 @@ def test_bytes_that_nobody_looked_at_are_decoded(tmp_path, monkeypatch):
     build(tmp_path / "whole", [plain("a")])
     reshard(tmp_path / "whole", tmp_path / "cut", samples=1)
     assert seen(tmp_path / "cut", monkeypatch) == ["png"]
-    build(tmp_path / "bad", [plain("a"), Sample("b", {"png": b"\x89PNG\r\n\x1a\n broken"})])
+    build(tmp_path / "bad", [plain("a"), Sample("b", {"png": b"\x89PNG\r\n\x1a\n broken", "json": {}})])
     assert findings(tmp_path / "bad") == [("shard-000000.tar", "b", "undecodable-image")]
 
 
