@@ -93,10 +93,14 @@ class CocoSource(SampleSource):
             raise SampleError("missing-file", f"{name}, looked in {looked} of {self.root}")
         return found
 
+    def _annotations(self, kind: str) -> Path:
+        """Where a kind of annotations lies: `<kind>_<split>.json`, or `<kind>.json`, as `lt shards export` writes it."""
+        folder = self.root / "annotations"
+        of_split, of_all = folder / f"{kind}_{self.split}.json", folder / f"{kind}.json"
+        return of_all if of_all.is_file() and not of_split.is_file() else of_split
+
     def _annotation_files(self) -> list[Path]:
-        instances, captions, panoptic = (
-            self.root / "annotations" / f"{kind}_{self.split}.json" for kind in ("instances", "captions", "panoptic")
-        )
+        instances, captions, panoptic = map(self._annotations, ("instances", "captions", "panoptic"))
         if not instances.is_file():
             what = f" ({panoptic.name} has segments, not instances)" if panoptic.is_file() else ""
             raise LtError(

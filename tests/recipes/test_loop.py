@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 
 import pytest
@@ -214,6 +215,22 @@ def test_what_cannot_be_is_refused(shards, tmp_path):
     toy.run(shards, tmp_path, "train.steps=5")
     with pytest.raises(LtError, match=r"train.steps: 5 there, 6 here"):
         toy.run(shards, tmp_path, "train.steps=6")
+
+
+def test_foreign_shards_whose_samples_were_replaced_are_other_data(tmp_path):
+    """Names, keys, sizes and times stay; only what the fields hold is another."""
+    toy.write_shards(tmp_path / "ours", 80)
+    (tmp_path / "in").mkdir()
+    for tar in (tmp_path / "ours").glob("*.tar"):
+        shutil.copy(tar, tmp_path / "in" / tar.name)
+    toy.run(tmp_path / "in", tmp_path / "out", "train.steps=5")
+    assert toy.run(tmp_path / "in", tmp_path / "out", "train.steps=5").status == "nothing to do"
+    for tar in (tmp_path / "in").glob("*.tar"):
+        times = tar.stat()
+        tar.write_bytes(tar.read_bytes().replace(b'"colour":0', b'"colour":1'))
+        os.utime(tar, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(LtError, match="other data"):
+        toy.run(tmp_path / "in", tmp_path / "out", "train.steps=5")
 
 
 def test_epochs_become_steps(shards, tmp_path):

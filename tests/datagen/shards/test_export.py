@@ -11,6 +11,7 @@ from PIL import Image
 from lt.datagen.shards import Reject, Sample, UsageError
 from lt.datagen.shards.compose import composite
 from lt.datagen.shards.export import export, run_lengths
+from lt.datagen.sources.coco import CocoSource
 
 NASTY = '<b onload="x">猫 & "dog" \x07'
 
@@ -204,3 +205,15 @@ def test_coco_holds_what_pycocotools_asks_for(tmp_path, capsys):
         assert "description: exported by lt" in capsys.readouterr().out
     result = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 3, 3], "score": 0.5}
     assert len(coco_module.COCO(str(tmp_path / "annotations/instances.json")).loadRes([result]).anns) == 1
+
+
+def test_coco_is_read_back_as_a_source(tmp_path, monkeypatch):
+    monkeypatch.setenv("LT_HOME", str(tmp_path / "home"))
+    export([layered("a"), layered("b")], tmp_path / "out", "coco")
+    source = CocoSource(tmp_path / "out", "val2017")
+    samples = [sample for split in source.splits() for sample in source.read(split)]
+    assert [sample.key for sample in samples] == ["a", "b"]
+    for sample in samples:
+        np.testing.assert_array_equal(sample.picture, layered()["png"])
+        assert sample.meta["captions"] == {"en": ["a cat", "the cat"], "zh": ["一只猫"]}
+        assert [one["category"] for one in sample.meta["instances"]] == ["cat", "dog"]
