@@ -135,7 +135,9 @@ def test_scale_starts_at_007_and_is_capped_without_blocking_the_gradient():
     scales = shared()
     torch.testing.assert_close(scales, torch.full((2,), 100.0))
     scales.sum().backward()
-    torch.testing.assert_close(shared.logit_scale.grad, torch.tensor(200.0))
+    torch.testing.assert_close(shared.logit_scale.grad, torch.tensor([200.0]))
+    shared.load_state_dict({"logit_scale": torch.tensor(1.5)})  # a scalar, as CLIP's weights and older runs hold it
+    assert shared.logit_scale.tolist() == [1.5]
 
 
 def test_a_colder_image_to_text_scale_has_its_own_parameter_and_cap():
