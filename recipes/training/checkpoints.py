@@ -250,6 +250,7 @@ def load_weights(objective: Objective, tensors: Mapping[str, Tensor], where: Pat
         LtError: names or shapes differ.
     """
     own = weights_of(objective)
+    tensors = {name: _shaped(tensor, own[name]) if name in own else tensor for name, tensor in tensors.items()}
     missing = [] if subset else [name for name in own if name not in tensors]
     unknown = [name for name in tensors if name not in own]
     shapes = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
@@ -259,6 +260,11 @@ def load_weights(objective: Objective, tensors: Mapping[str, Tensor], where: Pat
             raise LtError(f"{where} {what} {', '.join(names[:3])}{more}.", "Its model settings differ from these.")
     for name, tensor in tensors.items():
         own[name].copy_(like(tensor, own[name]))
+
+
+def _shaped(tensor: Tensor, pattern: Tensor) -> Tensor:
+    """A scalar of an older checkpoint as the vector of one number that its parameter is now: FSDP shards no scalars."""
+    return tensor.reshape(1) if tensor.ndim == 0 and pattern.shape == (1,) else tensor
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -281,7 +287,8 @@ def load_optimizer(
         name, _, entry = key.rpartition("/")
         weight = weights[name]
         if id(weight) in number:
-            state.setdefault(number[id(weight)], {})[entry] = like(tensor, weight) if tensor.ndim else tensor
+            value = tensor if entry == "step" else _shaped(tensor, weight)
+            state.setdefault(number[id(weight)], {})[entry] = like(value, weight) if value.ndim else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
