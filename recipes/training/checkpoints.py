@@ -31,7 +31,7 @@ from torch import Tensor
 from lt.datagen.shards.errors import LtError
 from lt.datagen.shards.storage import TEMP_MARK, digest_of, digest_of_file, write_error, write_json
 from lt.recipes.config import Card, Settings, differences, first_fault, flat, resolve
-from lt.recipes.shipped import located
+from lt.recipes.shipped import SCHEME, located
 from lt.recipes.training.objective import Objective
 from lt.recipes.training.parallel import like, whole
 
@@ -322,7 +322,7 @@ def restore(where: Path, weights: str = "auto") -> tuple[Objective, Record]:
     checkpoint = chosen(where)
     record = Record.load(checkpoint)
     recipe = registry.find_recipe(record.system)
-    settings = with_words(settings_of(record, recipe.settings), checkpoint, record)
+    settings = with_words(settings_of(record, recipe.settings, moved(record, checkpoint)), checkpoint, record)
     try:
         objective = recipe.objective(settings)
     except LtError as error:
@@ -335,9 +335,25 @@ def restore(where: Path, weights: str = "auto") -> tuple[Objective, Record]:
     return objective, record
 
 
-def settings_of(record: Record, kind: type[Settings]) -> Settings:
-    """The settings that a checkpoint was trained with."""
-    return resolve(kind, Card(f"of step {record.step}", record.card, record.settings)).settings
+def settings_of(record: Record, kind: type[Settings], overrides: Sequence[str] = ()) -> Settings:
+    """The settings that a checkpoint was trained with, but for these."""
+    return resolve(kind, Card(f"of step {record.step}", record.card, record.settings), overrides).settings
+
+
+def moved(record: Record, checkpoint: Path) -> list[str]:
+    """Overrides for what a checkpoint is built on and that is not where it was: runs beside its own, known by their digest."""
+    lost = {
+        key: digest
+        for key, digest in record.built_on.items()
+        if isinstance(where := record.settings.get(key), str)
+        and not where.startswith(SCHEME)
+        and not Path(where).exists()
+    }
+    beside: dict[str, Path] = {}
+    for run in sorted(checkpoint.absolute().parents[:3][-1].iterdir()) if lost else ():
+        if (chosen(run) / RECORD).is_file():
+            beside[digest_of_weights(Record.load(chosen(run)))] = run
+    return [f"{key}={beside[digest]}" for key, digest in lost.items() if digest in beside]
 
 
 def with_words(settings: Some, checkpoint: Path, record: Record) -> Some:

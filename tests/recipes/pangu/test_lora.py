@@ -155,3 +155,15 @@ def test_what_does_not_fit_is_named(sd, here):
         diffusion_runs.run(
             "pangu", "tiny", *run, "lora.base=runs/pangu-tiny", "model.prediction=epsilon", out=here / "runs" / "wrong"
         )
+
+
+def test_a_base_that_moved_with_its_branch_is_found_by_its_digest(here, tmp_path, monkeypatch):
+    names = ("vae-tiny", "pangu-tiny", "pangu-tiny-pose")
+    for name in names:
+        shutil.copytree(f"runs/{name}", tmp_path / "elsewhere" / name)
+    monkeypatch.chdir(tmp_path)
+    branch = restore(Path("elsewhere/pangu-tiny-pose"))
+    assert Path(branch.settings.model.base) == tmp_path / "elsewhere" / "pangu-tiny"
+    shutil.rmtree("elsewhere/pangu-tiny")
+    with pytest.raises(LtError, match="There is no run in runs/pangu-tiny"):
+        restore(Path("elsewhere/pangu-tiny-pose"))
