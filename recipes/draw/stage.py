@@ -98,7 +98,7 @@ class Draw:
         """The control pictures that a painter can follow, float32 [b, 3, h, w] in 0..1, by name."""
         wanted = [control for control in self.controls if control in painter.controls]
         pictures = {name: np.stack([control_picture(sample, name, size) for sample in group]) for name in wanted}
-        return {name: torch.from_numpy(all_).permute(0, 3, 1, 2).float() / 255 for name, all_ in pictures.items()}
+        return {name: torch.from_numpy(one).permute(0, 3, 1, 2).contiguous() / 255 for name, one in pictures.items()}
 
 
 def _check_size(painter: Painter, size: Size) -> None:
