@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 
 from lt.datagen.shards import UsageError
 from lt.datagen.shards.codec import whole_text
-from lt.models.nn.tokenizers import split_words
 from lt.recipes.draw.control_files import read_picture, same_aspect
 from lt.recipes.draw.options import ControlOptions, DrawOptions
 from lt.recipes.draw.painters import Painter
@@ -98,9 +97,13 @@ def warn(
 
 
 def _warn_of_unknown_words(prompts: Sequence[str], painter: Painter, note: Note) -> None:
-    found = {prompt: unknown for prompt in prompts if (unknown := painter.unknown(prompt))}
-    for prompt, unknown in list(found.items())[:_TOLD]:
-        share = f"{len(unknown)} of {sum(word[0].isalnum() for word in split_words(prompt))} words"
-        note(f"  {share} of {prompt[:40]!r} are unknown to this model: {', '.join(dict.fromkeys(unknown))}")
-    if len(found) > _TOLD:
-        note(f"  so are words of {len(found) - _TOLD:,} more prompts")
+    found = {prompt: painter.unknown([prompt]) for prompt in prompts}
+    said = [
+        f"  {share:.0%} of the words of {prompt[:40]!r} are unknown to this model: {', '.join(words)}"
+        for prompt, (share, words) in found.items()
+        if any(word[0].isalnum() for word in words)
+    ]
+    for line in said[:_TOLD]:
+        note(line)
+    if len(said) > _TOLD:
+        note(f"  so are words of {len(said) - _TOLD:,} more prompts")

@@ -42,7 +42,7 @@ class Painter:
         channels: of its latents.
         autoencoder: the digest of its files; painters with the same one draw in the same latent space.
         controls: names of its branches.
-        unknown: the words of a prompt that it has no numbers for, in their order; it reads them as one and the same.
+        unknown: see `unknown_words`, of some prompts.
         unread: how many tokens of a prompt it leaves unread, because its text encoder has no places for them.
         conditions: (prompts, (width, height), hints [b, 3, height, width] in 0..1 by branch) to the condition and its empty
             counterpart.
@@ -57,7 +57,7 @@ class Painter:
     channels: int
     autoencoder: str
     controls: tuple[str, ...]
-    unknown: Callable[[str], Sequence[str]]
+    unknown: Callable[[Sequence[str]], tuple[float, list[str]]]
     unread: Callable[[str], int]
     conditions: Callable[[Sequence[str], Size, Mapping[str, Tensor]], Conditions]
 
@@ -105,6 +105,11 @@ class Painter:
     def decoded(self, latents: Tensor) -> Tensor:
         """Latents [b, c, h, w] as pictures."""
         return self.space.decode(latents)
+
+
+def knows_all(prompts: Sequence[str]) -> tuple[float, list[str]]:
+    """The unknown words of a painter whose tokenizer spells every word."""
+    return 0.0, []
 
 
 @dataclass(frozen=True)
@@ -181,7 +186,7 @@ class PipelineFiles(PainterFiles):
             channels=space.channels,
             autoencoder=autoencoders.locate(str(folder)).digest,
             controls=self.controls,
-            unknown=lambda prompt: (),  # its tokenizer spells every word
+            unknown=knows_all,
             unread=lambda prompt: 0,  # diffusers says itself what its tokenizer cuts off
             conditions=conditions,
         )

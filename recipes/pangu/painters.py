@@ -17,16 +17,16 @@ from lt.models.nn.control import HINT
 from lt.models.nn.device import device, dtype_for
 from lt.models.nn.diffusion import Denoiser
 from lt.models.nn.sampling import make_scheduler
-from lt.models.nn.tokenizers import split_words
 from lt.models.pangu import TimeDecoupled
 from lt.recipes.diffusion.unets import INDEX, is_pipeline
-from lt.recipes.draw.painters import GUIDANCE, Conditions, Painter, PainterFiles, locate_pipeline
+from lt.recipes.draw.painters import GUIDANCE, Conditions, Painter, PainterFiles, knows_all, locate_pipeline
 from lt.recipes.pangu.objective import PanguObjective, restore
 from lt.recipes.pictures import Size
 from lt.recipes.registry import run_named
 from lt.recipes.shipped import located, present
 from lt.recipes.training import checkpoints
 from lt.recipes.training.checkpoints import RECORD, Record
+from lt.recipes.words import unknown_words
 
 _TINY_GUIDANCE = {"tiny": 3.0, "tiny-whole": 3.0}
 """Of U-Nets so small that the paper's washes limbs away (docs/benchmarks.md)."""
@@ -74,7 +74,7 @@ class RunFiles(PainterFiles):
             channels=some.space.channels,
             autoencoder=some.located.digest,
             controls=tuple(sorted({one.settings.model.control for one in branches})),
-            unknown=partial(_unknown_words, some),
+            unknown=partial(unknown_words, some.tokenizer.words) if some.encoder is not None else knows_all,
             unread=some.unread,
             conditions=conditions,
         )
@@ -119,14 +119,6 @@ def locate_runs(where: Sequence[str]) -> RunFiles:
         folders.append(str(checkpoint.absolute()))
         digests.append({name: sha for name, sha in record.files.items() if name != "optimizer.safetensors"})
     return RunFiles(tuple(folders), digest_of(digests))
-
-
-def _unknown_words(one: PanguObjective, prompt: str) -> list[str]:
-    """Marks do not count; frozen encoders spell every word."""
-    if one.encoder is None:
-        return []
-    numbered = zip(split_words(prompt), one.tokenizer.encode([prompt])[0], strict=True)
-    return [word for word, number in numbered if number == one.tokenizer.unknown and word[0].isalnum()]
 
 
 def _check_fit(
