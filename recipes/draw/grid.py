@@ -32,5 +32,5 @@ def write_grid(folder: Path, controls: Sequence[str] = ()) -> str:
         file.write(encode_image(sheet(rows), "png"))
     look = f"Look at {grid}, or: lt shards page {folder}"
     if not chinese_font() and any("zh" in sample.meta["captions"] for sample in shown):
-        look += "\n  no font on this machine has Chinese characters: the grid shows boxes, the page the prompts"
+        look += "\n  no font on this machine has Chinese characters: the grid shows boxes for them"
     return look
