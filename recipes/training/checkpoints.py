@@ -18,6 +18,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -351,7 +352,7 @@ def moved(record: Record, checkpoint: Path) -> list[str]:
     }
     beside: dict[str, Path] = {}
     for run in sorted(checkpoint.absolute().parents[:3][-1].iterdir()) if lost else ():
-        if (chosen(run) / RECORD).is_file():
+        with suppress(LtError):  # no run, or a damaged one
             beside[digest_of_weights(Record.load(chosen(run)))] = run
     return [f"{key}={beside[digest]}" for key, digest in lost.items() if digest in beside]
 
