@@ -25,13 +25,15 @@ _MOST_FAILURES = 3
 
 def run_with_table(
     pipeline: "Pipeline", out: Path, workers: int, engine: str, as_json: bool, devices: "Sequence[str] | None" = None
-) -> "RunReport":
+) -> None:
     """Run `pipeline` into `out` under a live table and say how it ended.
 
     Raises:
         typer.Exit: with code 1, after a word on how to go on, if tasks have failed or Ctrl-C was pressed.
+        LtError: all samples were rejected.
     """
     from lt.datagen.engine.run import run_pipeline
+    from lt.datagen.shards.errors import LtError
 
     try:
         with _live_table() as show:
@@ -44,7 +46,8 @@ def run_with_table(
         print_json(report.model_dump(mode="json"))
     if report.exit_code:
         raise typer.Exit(report.exit_code)
-    return report
+    if not report.count:
+        raise LtError(f"Nothing was made: all samples of {out} were rejected.", f"Why: lt shards info {out}")
 
 
 def summary(report: "RunReport", out: Path) -> str:
