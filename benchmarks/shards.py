@@ -44,11 +44,17 @@ def samples(count: int, side: int, seed: int = 0) -> list[tuple[str, dict[str, b
     return [(f"sample-{n:08d}", {"jpg": pool[n % len(pool)], "txt": text, "json": json}) for n in range(count)]
 
 
-def write_ours(folder: Path, made: list[tuple[str, dict[str, bytes]]], durable: bool = True) -> None:
+def write_ours(
+    folder: Path, made: list[tuple[str, dict[str, bytes]]], durable: bool = True, looked_at: bool = False
+) -> None:
+    """`looked_at`: every field is decoded before, as in sets that stages have made."""
     for number, start in enumerate(range(0, len(made), PER_SHARD)):
         with ShardWriter(folder / shard_name(number), durable=durable) as writer:
             for key, fields in made[start : start + PER_SHARD]:
-                writer.write(Sample(key, fields))
+                sample = Sample(key, fields)
+                if looked_at:
+                    _ = [sample[name] for name in fields]
+                writer.write(sample)
 
 
 def write_theirs(folder: Path, made: list[tuple[str, dict[str, bytes]]]) -> None:
@@ -110,14 +116,15 @@ def verifying(folder: Path, name: str, rounds: int) -> Iterable[Row]:
     tars = sorted(str(path) for path in folder.glob("*.tar"))
     size = sum(os.path.getsize(path) for path in tars)  # noqa: PTH202
 
-    def check(decode: bool) -> None:
+    def check(decode: bool | None) -> None:
         report = verify(str(folder), decode=decode)
         assert {finding.what for finding in report.findings} <= {"missing-manifest"}, report.findings[:3]
 
     def stock() -> None:
         subprocess.run(["sha256sum", *tars], check=True, stdout=subprocess.DEVNULL)
 
-    for decode, label, goal in ((False, "verify --fast", ">= 0.5"), (True, "verify, all pictures decoded", "")):
+    kinds = ((False, "verify --fast", ">= 0.5"), (None, "verify", ">= 0.5"), (True, "verify --decode", ""))
+    for decode, label, goal in kinds:
         ours, theirs, ratio = in_turn(lambda decode=decode: check(decode), stock, rounds)
         yield f"{label} {name}", speed(size, ours), f"sha256sum {speed(size, theirs)}", f"{ratio:.2f}", goal
 
@@ -152,7 +159,7 @@ def main() -> None:
         rows: list[Row] = []
         for side, count in ((64, options.small), (512, options.large)):
             folder, made, name = root / f"set-{side}", samples(count, side), f"{side} px"
-            write_ours(folder, made, durable=False)
+            write_ours(folder, made, durable=False, looked_at=True)
             rows.append(reading(folder, count, name, options.rounds))
             rows.append(writing(root, made, name, options.rounds))
             rows += verifying(folder, name, options.rounds)

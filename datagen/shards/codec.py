@@ -126,6 +126,12 @@ def picture_kind(data: bytes) -> str:
     return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
 
 
+def other_kind(field: str, data: bytes) -> str:
+    """What the bytes of a picture are where they are not what their field says; "" where they are, or are none of these."""
+    kind = picture_kind(data)
+    return "" if kind == kind_of(field).replace("jpeg", "jpg") else kind
+
+
 def open_image(data: bytes, formats: Sequence[str] = FILE_FORMATS) -> Image.Image:
     """Open the bytes of a picture lazily, after checking the stated size against `MAX_PIXELS` and `MAX_ASPECT`.
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from zlib import crc32
 
 from lt.datagen.shards import codec, tar
-from lt.datagen.shards.contents import content_problems
+from lt.datagen.shards.contents import content_problems, is_settled
 from lt.datagen.shards.errors import LtError, SampleError, ShardError
 from lt.datagen.shards.index import Places, ShardIndex, index_of, is_ours, scan_index
 from lt.datagen.shards.manifest import (
@@ -299,6 +299,7 @@ class _ShardCheck:
         self.result = ShardResult(location.name)
         self._has_stated_headers = True  # and nothing between them
         self._position = 0
+        self._settled: dict[tuple[str, ...], bool] = {}
 
     def found(self, key: str, what: str, detail: str = "", figure: float | None = None) -> None:
         self.result.findings.append(Finding(self.location.name, key, what, detail, figure))
@@ -428,7 +429,10 @@ class _ShardCheck:
         key = sample.key
         if missing := sorted(required - places.keys()):
             self.found(key, "missing-field", f"no {', '.join(missing)}")
-        if self.rules.decode is not False and len(sample.fields) == len(
+        fields = tuple(places)
+        if fields not in self._settled:
+            self._settled[fields] = self.rules.decode is False or is_settled(fields, vouched)
+        if not self._settled[fields] and len(sample.fields) == len(
             places
         ):  # else its bytes are no longer what was written
             for what, detail, figure in content_problems(sample, self.rules.tolerance, vouched):

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from lt.datagen.shards import tar
+from lt.datagen.shards import codec, tar
 from lt.datagen.shards.errors import LtError, SampleError
 from lt.datagen.shards.manifest import ContentDigest, Sidecar, StageMetrics, rejects_beside
 from lt.datagen.shards.remote import Location
@@ -72,7 +72,9 @@ class ShardWriter:
             self.reject(Reject.of(sample, error.reason, error.figure, error.detail), stage="write")
             return False
         self._append(key, encoded)
-        self._passed_through.update(name for name in encoded if not sample.is_decoded(name))
+        for name, data in encoded.items():
+            if not sample.is_decoded(name) or (codec.is_image(name) and codec.other_kind(name, data)):
+                self._passed_through.add(name)
         return True
 
     def reject(self, reject: Reject, stage: str = "") -> None:
