@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lt.datagen.shards import LtError, SampleError
+from lt.datagen.shards import LtError, SampleError, UsageError
 from lt.datagen.shards.codec import encode_image
 from lt.datagen.shards.storage import atomic_file, write_json
 from lt.models.nn.device import device
@@ -82,9 +82,12 @@ def align(
 
     Raises:
         LtError: the model has no grid of patches, no sample could be used, or nothing can be written.
+        UsageError: the label does not stand in the prompt.
     """
     if not encoder.objective.grid:
         raise LtError(f"The image tower of {encoder.record.system} has no square grid of patches to draw on.")
+    if prompt and label and not find_phrase(encoder.objective.tokenizer, prompt, label):
+        raise UsageError(f"{label!r} does not stand in the prompt {prompt!r}.", "--label names words of --prompt.")
     if encoder.objective.model.config.head != "tokens":
         note(
             "  this model was not trained token by token: what follows are its projections applied to every patch and word"

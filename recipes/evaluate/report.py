@@ -1,5 +1,6 @@
 """`lt eval retrieval` and `lt eval zero-shot`: from a checkpoint and data to metrics with intervals and digests."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -94,6 +95,8 @@ def evaluate_zero_shot(
     if not labelled:
         raise LtError(f"None of the labelled pictures of {collection.name} can be read: {pictures.passed_over}.")
     truth = np.array([number_of[pictures.rows[place]] for place in labelled])
+    if alike := [name for name, count in Counter(known.names).items() if count > 1]:
+        note(f"  {len(alike)} names stand for several classes, such as {alike[0]}: these tie, which counts as wrong")
     against = f"{len(known.names):,} classes x {len(templates)} prompts ({prompts})"
     _announce(encoder, collection, pictures, against, note)
     scored = zero_shot.scores(encoder, Features(pictures.features.tokens[labelled]), known.names, templates, rule)

@@ -142,6 +142,7 @@ def test_alignment_pictures_by_caption_and_by_prompt(lt, filip, folder):
     code, shown, _ = lt(*words, "--prompt", "a photo of a fox", "--label", "fox", "--out", "fox", "--json")
     assert code == 0 and json.loads(shown)["found"] is None
     assert {path.suffix for path in (folder / "fox").iterdir()} == {".png", ".json"}
+    assert lt(*words, "--prompt", "a photo of a fox", "--label", "koala")[0] == 2
 
 
 def test_a_prompt_needs_no_captions_and_what_cannot_be_used_or_read_is_said(lt, filip, folder):

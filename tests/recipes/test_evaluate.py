@@ -248,6 +248,10 @@ def test_pictures_with_a_class_and_no_caption_are_classified_by_the_names_of_a_f
     (tmp_path / "names.txt").write_text("0 grey\n90 grey\n200 grey\n")
     found = evaluate_zero_shot(encoder, collection, tmp_path / "names.txt", note=lambda line: None)
     assert found.metrics["top1"].value == 100 and found.protocol["pictures"] == 3
+    (tmp_path / "names.txt").write_text("a\t0 grey\nb\t90 grey\nc\t90 grey\n")
+    notes = []
+    found = evaluate_zero_shot(encoder, collection, tmp_path / "names.txt", note=notes.append)
+    assert found.metrics["top1"].value == pytest.approx(100 / 3) and "such as 90 grey: these tie" in notes[0]
     with pytest.raises(LtError, match="Labels are numbers, such as 0") as caught:
         evaluate_zero_shot(encoder, collection, note=lambda line: None)
     assert "--classes" in (caught.value.hint or "")
