@@ -1,5 +1,6 @@
 """`lt`: the verbs, and how every command ends: exit code 0 (done), 1 (failed) or 2 (called wrongly), and never a traceback."""
 
+import os
 import sys
 from typing import NoReturn
 
@@ -54,6 +55,8 @@ def root(
 
 def main() -> None:
     """The `lt` command. Known errors are printed for people; a bug keeps its traceback."""
+    if "OMP_WAIT_POLICY" not in os.environ:  # torch's threads would spin while they wait, which starves a busy machine
+        os.environ.setdefault("GOMP_SPINCOUNT", "300")
     try:
         app()
     except KeyboardInterrupt:
