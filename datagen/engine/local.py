@@ -27,7 +27,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from lt.datagen.engine.ledger import Ledger
-from lt.datagen.engine.plan import Task
+from lt.datagen.engine.plan import Task, pipeline_code
 from lt.datagen.engine.stage import Pipeline
 from lt.datagen.engine.task import Beat, Outcome, run_task
 from lt.datagen.shards.errors import LtError
@@ -262,6 +262,7 @@ def work(pickled_pipeline: bytes, out: Path, orders: Connection, noise: Connecti
         os.dup2(noise.fileno(), stream)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     pipeline: Pipeline = pickle.loads(pickled_pipeline)  # only now: importing its modules may print
+    pipeline_code(pipeline)  # it is kept: no task has to wait for it
     orders.send("ready")
     while (task := orders.recv()) is not None:
         orders.send(run_task(pipeline, task, out, now_and_then(orders.send)))
