@@ -79,7 +79,7 @@ def plain(tmp_path, monkeypatch) -> Recipe:
     from lt.recipes import registry
 
     known = registry.find_recipe
-    monkeypatch.setattr(registry, "find", lambda name: found if name == "plain" else known(name))
+    monkeypatch.setattr(registry, "find_recipe", lambda name: found if name == "plain" else known(name))
     return found
 
 
