@@ -18,7 +18,7 @@ from typing import Any
 
 from lt.datagen.engine.ledger import Ledger
 from lt.datagen.engine.local import BEAT_EVERY, device_settings, now_and_then
-from lt.datagen.engine.plan import Task
+from lt.datagen.engine.plan import Task, pipeline_code
 from lt.datagen.engine.stage import Pipeline
 from lt.datagen.engine.task import Outcome, run_task
 from lt.datagen.shards.errors import LtError
@@ -81,6 +81,7 @@ class _Worker:
 
     def attempt(self, pipeline: Pipeline, task: Task, out: Path, board: Any) -> Outcome:
         """The first sign of life says that the task is no longer queued."""
+        pipeline_code(pipeline)  # it is kept: no task has to wait for it
         board.write.remote(task.number, [])
         return run_task(pipeline, task, out, now_and_then(partial(board.write.remote, task.number)))
 
