@@ -10,7 +10,7 @@ standard errors: then it is *confirmed*; where it lies as far on the other side 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -51,6 +51,8 @@ class Measured:
 
 
 Measures = dict[str, Measured]
+Evidence = Mapping[str, Sequence[Measures]]
+"""All measures, by variant or joint, then by seed."""
 
 
 @dataclass(frozen=True)
@@ -68,23 +70,39 @@ class Joint:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What was found: metrics by label, each with the interval that was judged by, and the verdict."""
+class Figure:
+    """A figure of the evidence, its interval 2 errors (see above) wide each way; and what a claim asks of it, if anything."""
 
-    metrics: dict[str, Interval]
-    verdict: Verdict
-    remark: str = ""
+    found: Callable[[Evidence], Interval]
+    test: Callable[[Interval], Verdict] | None = None
+
+    def must_be(self, test: Callable[..., Verdict], *bounds: float, **errors: float) -> "Figure":
+        """This figure, of which `test` (`above`, `at_most` ...) is asked."""
+        return replace(self, test=lambda interval: test(interval, *bounds, **errors))
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: what the paper says and found, the rule for taking it as confirmed, and who judges."""
+    """One claim: what the paper says and found, the rule for taking it as confirmed, and the figures that are shown, by label.
+
+    Args:
+        unshown: further figures to judge by.
+    """
 
     name: str
     statement: str
     paper: str
     rule: str
-    judge: Callable[["Evidence"], Finding]
+    figures: Mapping[str, Figure]
+    remark: str = ""
+    unshown: Sequence[Figure] = ()
+
+    def metrics(self, evidence: Evidence) -> dict[str, Interval]:
+        return {label: figure.found(evidence) for label, figure in self.figures.items()}
+
+    def verdict(self, evidence: Evidence) -> Verdict:
+        figures = (*self.figures.values(), *self.unshown)
+        return all_of(*(figure.test(figure.found(evidence)) for figure in figures if figure.test))
 
 
 @dataclass(frozen=True)
@@ -109,44 +127,53 @@ class Study:
     steps: int
     expected: str
     joints: Sequence[Joint] = ()
-    tables: Callable[[Mapping[str, Path], "Evidence"], list[Table]] = lambda runs, evidence: []
+    tables: Callable[[Mapping[str, Path], Evidence], list[Table]] = lambda runs, evidence: []
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """All measures, by variant or joint, then by seed."""
-
-    measures: Mapping[str, Sequence[Measures]]
-
-    def of(self, variant: str, figure: str) -> Interval:
-        """A figure of a variant: mean over seeds, with the error described above; the interval is 2 errors wide each way."""
-        runs = [measures[figure] for measures in self.measures[variant]]
-        return _interval([run.value for run in runs], [run.error for run in runs])
-
-    def difference(self, better: str, worse: str, figure: str) -> Interval:
-        """better - worse, seed by seed."""
-        pairs = list(zip(self.measures[better], self.measures[worse], strict=True))
-        values = [a[figure].value - b[figure].value for a, b in pairs]
-        errors = [(a[figure].error ** 2 + b[figure].error ** 2) ** 0.5 for a, b in pairs]
-        return _interval(values, errors)
-
-    def excess(self, variant: str, figure: str, over: str) -> Interval:
-        """One figure of a variant less another one of the same run; the sampling error is the larger of the two."""
-        runs = self.measures[variant]
-        errors = [max(run[figure].error, run[over].error) for run in runs]
-        return _interval([run[figure].value - run[over].value for run in runs], errors)
-
-    def ratio(self, upper: str, lower: str, figure: str) -> Interval:
-        """upper / lower, seed by seed."""
-        pairs = list(zip(self.measures[upper], self.measures[lower], strict=True))
-        return _interval([a[figure].value / b[figure].value for a, b in pairs], [0.0])
+def of(variant: str, figure: str) -> Figure:
+    """A figure of a variant."""
+    return _over_seeds(lambda run: run[figure], variant)
 
 
-def _interval(values: Sequence[float], errors: Sequence[float]) -> Interval:
+def difference(better: str, worse: str, figure: str) -> Figure:
+    """better - worse, seed by seed."""
+    return _over_seeds(
+        lambda a, b: _less(a[figure], b[figure], lambda one, two: (one**2 + two**2) ** 0.5), better, worse
+    )
+
+
+def excess(variant: str, figure: str, over: str) -> Figure:
+    """One figure of a variant less another one of the same run; the sampling error is the larger of the two."""
+    return _over_seeds(lambda run: _less(run[figure], run[over], max), variant)
+
+
+def ratio(upper: str, lower: str, figure: str) -> Figure:
+    """upper / lower, seed by seed; without sampling errors."""
+    return _over_seeds(lambda a, b: Measured(a[figure].value / b[figure].value), upper, lower)
+
+
+def _less(a: Measured, b: Measured, error: Callable[[float, float], float]) -> Measured:
+    return Measured(a.value - b.value, error(a.error, b.error))
+
+
+def _over_seeds(take: Callable[..., Measured], *variants: str) -> Figure:
+    """What is taken from the measures of some variants, seed by seed."""
+    return Figure(
+        lambda evidence: _interval([take(*runs) for runs in zip(*(evidence[name] for name in variants), strict=True)])
+    )
+
+
+def exact(value: float) -> Figure:
+    """A figure that is counted, not measured."""
+    return Figure(lambda evidence: Interval(value, value, value, 0.0))
+
+
+def _interval(measured: Sequence[Measured]) -> Interval:
     """The sampling error of a mean over seeds that share one test set does not shrink with their number."""
+    values = [one.value for one in measured]
     mean = float(np.mean(values))
     spread = float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    error = max(spread, float(np.sqrt(np.mean(np.square(errors)))))
+    error = max(spread, float(np.sqrt(np.mean([one.error**2 for one in measured]))))
     return Interval(mean, mean - 2 * error, mean + 2 * error, error)
 
 
@@ -160,6 +187,16 @@ def above(figure: Interval, bound: float = 0.0, errors: float = 2.0) -> Verdict:
 def below(figure: Interval, bound: float, errors: float = 0.0) -> Verdict:
     """Whether a figure lies below a bound by more than so many standard errors."""
     return above(figure._replace(value=-figure.value), -bound, errors)
+
+
+def at_most(figure: Interval, bound: float) -> Verdict:
+    """Confirmed up to a bound, contradicted where it is above by more than two standard errors."""
+    return "confirmed" if figure.value <= bound else below(figure, bound, errors=2)
+
+
+def at_least(figure: Interval, bound: float) -> Verdict:
+    """Confirmed from a bound on, contradicted where it is below by more than two standard errors."""
+    return "confirmed" if figure.value >= bound else above(figure, bound)
 
 
 def all_of(*verdicts: Verdict) -> Verdict:

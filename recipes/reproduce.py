@@ -95,7 +95,7 @@ def reproduce(
         side_by_side(trial, seeds, jobs, note)
     kept = {(part.name, seed): trial.done(part, seed, note, watch) for seed in range(seeds) for part in trial.parts}
     measures = {part.name: [kept[part.name, seed]["measures"] for seed in range(seeds)] for part in trial.parts}
-    evidence = Evidence({name: [_measured(one) for one in runs] for name, runs in measures.items()})
+    evidence = {name: [_measured(one) for one in runs] for name, runs in measures.items()}
     result = Result(
         study.system,
         [_judged(claim, evidence) for claim in study.claims],
@@ -299,15 +299,14 @@ def _digests(out: Path, variants: Sequence[Variant], test: str) -> dict[str, str
 
 
 def _judged(claim: Claim, evidence: Evidence) -> dict[str, Any]:
-    finding = claim.judge(evidence)
     return {
         "name": claim.name,
         "statement": claim.statement,
         "paper": claim.paper,
         "rule": claim.rule,
-        "ours": {label: interval._asdict() for label, interval in finding.metrics.items()},
-        "verdict": finding.verdict,
-        "remark": finding.remark,
+        "ours": {label: interval._asdict() for label, interval in claim.metrics(evidence).items()},
+        "verdict": claim.verdict(evidence),
+        "remark": claim.remark,
     }
 
 

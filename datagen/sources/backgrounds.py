@@ -5,6 +5,7 @@ Coordinates are parts of the canvas (0..1) in a 1000 x 1000 viewBox; y grows dow
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from PIL import ImageColor
@@ -121,24 +122,10 @@ def _fading(rng: np.random.Generator) -> Background:
     return Background("fading", en, zh, "against", "前", _ANYWHERE, bands=bands)
 
 
-def _meadow(rng: np.random.Generator) -> Background:
-    h = _horizon(rng)
-    bands = (Band(0, h, "#8ec9f0", "#d9f0fb"), Band(h, 1, "#8fce5a", "#5fa53a"))
-    svg = _tufts(rng, h, "#4d9030")
-    return _landscape("meadow", "a green meadow under a blue sky", "蓝天下的绿色草地", "on", "上", h, bands, svg)
-
-
-def _hills(rng: np.random.Generator) -> Background:
-    h = _horizon(rng)
-    bands = (Band(0, h, "#9fd3f2", "#e6f5fb"), Band(h, 1, "#8bc06a", "#5d9b40"))
-    svg = _waves(rng, h - 0.14, 0.09, 2, "#a9d18e", h + _LAP) + _waves(rng, h - 0.05, 0.06, 3, "#8bc06a", h + _LAP)
-    return _landscape("hills", "green hills", "绿色的山丘", "in front of", "前", h, bands, svg)
-
-
-def _mountains(rng: np.random.Generator) -> Background:
-    h = _horizon(rng)
-    bands = (Band(0, h, "#8fbfe6", "#e3eff8"), Band(h, 1, "#a3bd7a", "#7f9d5a"))
-    return _landscape("mountains", "snow-capped mountains", "雪山", "in front of", "前", h, bands, _peaks(rng, h))
+def _landscape(kind: str, rng: np.random.Generator) -> Background:
+    h, (high, low, far, near) = _horizon(rng), _COLOURS[kind]
+    bands = (Band(0, h, high, low), Band(h, 1, far, near))
+    return Background(kind, *_LANDSCAPES[kind], _UNDER_SKY, bands, h, _DRAWN_OVER[kind](rng, h))
 
 
 def _beach(rng: np.random.Generator) -> Background:
@@ -147,35 +134,8 @@ def _beach(rng: np.random.Generator) -> Background:
     bands = (Band(0, sea, "#8ed0f4", "#e2f5fc"), Band(sea, 1, "#3f9fd0", "#3f9fd0"))
     svg = _ripples(rng, sea, h, "#8fd0ea")
     svg += _waves(rng, h, 0.012, 3, "#f7f1d8") + _waves(rng, h + 0.012, 0.012, 3, "#efd9a0")
-    return _landscape("beach", "a sandy beach by the sea", "海边的沙滩", "on", "上", h + 0.03, bands, svg)
-
-
-def _desert(rng: np.random.Generator) -> Background:
-    h = _horizon(rng)
-    bands = (Band(0, h, "#9ed3ee", "#fdf0d0"), Band(h, 1, "#e9c27c", "#cf9a4b"))
-    svg = _waves(rng, h - 0.05, 0.06, 2, "#e9c27c", h + _LAP)
-    return _landscape("desert", "a sandy desert under a pale sky", "淡色天空下的沙漠", "in", "里", h, bands, svg)
-
-
-def _snow(rng: np.random.Generator) -> Background:
-    h = _horizon(rng)
-    bands = (Band(0, h, "#aebccb", "#dfe6ed"), Band(h, 1, "#ffffff", "#d8e4f0"))
-    svg = _dots(rng, 0, 1, 70, 3.5, "#ffffff")
-    return _landscape("snow", "a snowy field under a grey sky", "灰色天空下的雪地", "on", "上", h, bands, svg)
-
-
-def _night(rng: np.random.Generator) -> Background:
-    h = _horizon(rng)
-    bands = (Band(0, h, "#17254f", "#43548d"), Band(h, 1, "#4d7a68", "#33594c"))
-    svg = _dots(rng, 0, h - 0.03, 80, 2.6, "#fff6cf")
-    return _landscape("night", "a meadow under a starry night sky", "星空下的草地", "on", "上", h, bands, svg)
-
-
-def _sunset(rng: np.random.Generator) -> Background:
-    h = _horizon(rng)
-    bands = (Band(0, h, "#f2905a", "#fde0a0"), Band(h, 1, "#b59a58", "#8f7a42"))
-    svg = _waves(rng, h - 0.03, 0.03, 2, "#b48459", h + _LAP)
-    return _landscape("sunset", "a field at sunset", "日落时的田野", "in", "里", h, bands, svg)
+    en, zh = "a sandy beach by the sea", "海边的沙滩"
+    return Background("beach", en, zh, "on", "上", _UNDER_SKY, bands, h + 0.03, svg)
 
 
 def _room(rng: np.random.Generator) -> Background:
@@ -194,33 +154,53 @@ def _under_water(rng: np.random.Generator) -> Background:
     return Background("under water", "deep blue water", "深蓝色的水", "in", "里", ("water",), bands=bands, svg=svg)
 
 
+_LANDSCAPES = {
+    "meadow": ("a green meadow under a blue sky", "蓝天下的绿色草地", "on", "上"),
+    "hills": ("green hills", "绿色的山丘", "in front of", "前"),
+    "mountains": ("snow-capped mountains", "雪山", "in front of", "前"),
+    "desert": ("a sandy desert under a pale sky", "淡色天空下的沙漠", "in", "里"),
+    "snow": ("a snowy field under a grey sky", "灰色天空下的雪地", "on", "上"),
+    "night": ("a meadow under a starry night sky", "星空下的草地", "on", "上"),
+    "sunset": ("a field at sunset", "日落时的田野", "in", "里"),
+}
+"""Names and prepositions, see `Background`."""
+_COLOURS = {
+    "meadow": ("#8ec9f0", "#d9f0fb", "#8fce5a", "#5fa53a"),
+    "hills": ("#9fd3f2", "#e6f5fb", "#8bc06a", "#5d9b40"),
+    "mountains": ("#8fbfe6", "#e3eff8", "#a3bd7a", "#7f9d5a"),
+    "desert": ("#9ed3ee", "#fdf0d0", "#e9c27c", "#cf9a4b"),
+    "snow": ("#aebccb", "#dfe6ed", "#ffffff", "#d8e4f0"),
+    "night": ("#17254f", "#43548d", "#4d7a68", "#33594c"),
+    "sunset": ("#f2905a", "#fde0a0", "#b59a58", "#8f7a42"),
+}
+"""Of the sky at its top and foot, of the ground far and near."""
+_DRAWN_OVER: dict[str, Callable[[np.random.Generator, float], str]] = {
+    "meadow": lambda rng, h: _tufts(rng, h, "#4d9030"),
+    "hills": lambda rng, h: (
+        _waves(rng, h - 0.14, 0.09, 2, "#a9d18e", h + _LAP) + _waves(rng, h - 0.05, 0.06, 3, "#8bc06a", h + _LAP)
+    ),
+    "mountains": lambda rng, h: _peaks(rng, h),
+    "desert": lambda rng, h: _waves(rng, h - 0.05, 0.06, 2, "#e9c27c", h + _LAP),
+    "snow": lambda rng, h: _dots(rng, 0, 1, 70, 3.5, "#ffffff"),
+    "night": lambda rng, h: _dots(rng, 0, h - 0.03, 80, 2.6, "#fff6cf"),
+    "sunset": lambda rng, h: _waves(rng, h - 0.03, 0.03, 2, "#b48459", h + _LAP),
+}
+"""What lies over them, given the horizon."""
+
+OUTDOOR = ("meadow", "hills", "mountains", "beach", "desert", "snow", "night", "sunset")
+"""Landscapes with a sky and a ground."""
+
 KINDS: dict[str, Callable[[np.random.Generator], Background]] = {
     "plain": _plain,
     "fading": _fading,
-    "meadow": _meadow,
-    "hills": _hills,
-    "mountains": _mountains,
-    "beach": _beach,
-    "desert": _desert,
-    "snow": _snow,
-    "night": _night,
-    "sunset": _sunset,
+    **{kind: partial(_landscape, kind) if kind in _LANDSCAPES else _beach for kind in OUTDOOR},
     "room": _room,
     "under water": _under_water,
 }
 """Every kind of background by its name."""
 
-OUTDOOR = ("meadow", "hills", "mountains", "beach", "desert", "snow", "night", "sunset")
-"""Landscapes with a sky and a ground."""
-
 _LAP = 0.004  # land reaches a little below the horizon, so that no sky shines through the seam
-_ANYWHERE = ("ground", "sky", "water")
-
-
-def _landscape(
-    kind: str, en: str, zh: str, preposition: str, zh_where: str, horizon: float, bands: tuple[Band, ...], svg: str
-) -> Background:
-    return Background(kind, en, zh, preposition, zh_where, ("ground", "sky"), bands, horizon, svg)
+_ANYWHERE, _UNDER_SKY = ("ground", "sky", "water"), ("ground", "sky")
 
 
 def _choice(rng: np.random.Generator, names: list[str]) -> str:

@@ -30,18 +30,20 @@ from lt.models.nn.unet import TINY, TINY_WHOLE, UNetShape, multiply_adds
 from lt.recipes.claims import (
     Claim,
     Evidence,
-    Finding,
     Joint,
     Study,
     Table,
     Variant,
-    Verdict,
     above,
-    all_of,
+    at_least,
+    at_most,
     below,
+    difference,
+    exact,
+    of,
+    ratio,
 )
 from lt.recipes.diffusion.texts import LENGTH
-from lt.recipes.evaluate.bootstrap import Interval
 from lt.recipes.pangu import ledger
 from lt.recipes.pangu.measures import (
     JUDGE,
@@ -122,7 +124,7 @@ def drawing(name: str, variants: tuple[str, ...], draw: Drawing) -> Joint:
     return Joint(name, (JUDGE, SPACE, *variants), partial(seen, draw))
 
 
-def of(name: str, *variants: str, side: int = HIGH) -> Joint:
+def by(name: str, *variants: str, side: int = HIGH) -> Joint:
     """A model that draws alone, or two generators that share the time line."""
     return drawing(name, variants, partial(alone, variants, side))
 
@@ -134,14 +136,14 @@ def coop(name: str, weight: float, send_back: bool = True) -> Joint:
 
 JOINTS = (
     drawing("true", (), true_pictures),
-    of("halves", *_PAIR),
-    of("one", "whole"),
-    of("small-texture", "structure", "texture-low"),
-    of("small-structure", "structure-low", "texture-high"),
-    of("mixed-halves", "structure-mixed", "texture-low"),
-    of("mixed-one", "whole-mixed"),
-    of("sharp-one", "whole-sharp"),
-    of("small", *_LOW_PAIR, side=LOW),
+    by("halves", *_PAIR),
+    by("one", "whole"),
+    by("small-texture", "structure", "texture-low"),
+    by("small-structure", "structure-low", "texture-high"),
+    by("mixed-halves", "structure-mixed", "texture-low"),
+    by("mixed-one", "whole-mixed"),
+    by("sharp-one", "whole-sharp"),
+    by("small", *_LOW_PAIR, side=LOW),
     drawing("handed-over", (*_LOW_PAIR, *_PAIR), partial(handed_over, _LOW_PAIR, _PAIR)),
     drawing("state-enlarged", (*_LOW_PAIR, *_PAIR), partial(state_enlarged, _LOW_PAIR, _PAIR)),
     coop("coop-0", 0.0),
@@ -152,87 +154,11 @@ JOINTS = (
 
 # Judging
 
-
-def at_most(figure: Interval, bound: float) -> Verdict:
-    """Confirmed up to a bound, contradicted where it is above by more than two standard errors."""
-    return "confirmed" if figure.value <= bound else below(figure, bound, errors=2)
-
-
-def at_least(figure: Interval, bound: float) -> Verdict:
-    """Confirmed from a bound on, contradicted where it is below by more than two standard errors."""
-    return "confirmed" if figure.value >= bound else above(figure, bound)
-
-
-def exact(value: float) -> Interval:
-    """A figure that is counted, not measured."""
-    return Interval(value, value, value, 0.0)
-
-
-def judge_halves(evidence: Evidence) -> Finding:
-    distance = evidence.ratio("halves", "one", "fd")
-    step = exact(HALF / WHOLE)
-    metrics = {
-        "Fréchet distance, two halves / one whole": distance,
-        "multiply-adds of a sampling step, half / whole": step,
-        "processor time of a drawing, two halves / one whole": evidence.ratio("halves", "one", "draw_seconds"),
-        "Fréchet distance, two halves": evidence.of("halves", "fd"),
-        "Fréchet distance, one whole": evidence.of("one", "fd"),
-    }
-    return Finding(metrics, all_of(at_most(distance, 1.05), at_most(step, 0.6)))
-
-
-def judge_small_texture(evidence: Evidence) -> Finding:
-    texture = evidence.ratio("small-texture", "halves", "fd")
-    structure = evidence.ratio("small-structure", "halves", "fd")
-    metrics = {
-        f"Fréchet distance, texture learned at {LOW} / at {HIGH} pixels": texture,
-        f"Fréchet distance, structure learned at {LOW} / at {HIGH} pixels": structure,
-        "multiply-adds of a training step, small / large": exact(HALF_LOW / HALF),
-    }
-    return Finding(metrics, all_of(at_most(texture, 1.1), at_least(structure, 1.5)))
-
-
-def judge_enlarged(evidence: Evidence) -> Finding:
-    mixed, sharp = (evidence.ratio("mixed-halves", other, "fd") for other in ("mixed-one", "sharp-one"))
-    fine = evidence.of("mixed-halves", "fine")
-    gain = evidence.difference("mixed-halves", "mixed-one", "fine")
-    metrics = {
-        "pictures used, halves / one on sharp pictures": evidence.ratio("structure-mixed", "whole-sharp", "samples"),
-        "Fréchet distance, halves / one on the mixture": mixed,
-        "Fréchet distance, halves / one on the sharp pictures": sharp,
-        "energy of fine detail, halves, % of true pictures": fine,
-        "the same, one on the mixture, %": evidence.of("mixed-one", "fine"),
-        "the same, one on the sharp pictures, %": evidence.of("sharp-one", "fine"),
-    }
-    return Finding(metrics, all_of(below(mixed, 1), below(sharp, 1), at_least(fine, 90), above(gain, errors=0)))
-
-
-def judge_coop(evidence: Evidence) -> Finding:
-    named = {"text alone (d = 0)": "coop-0", "together (d = 0.5)": "coop-half", "pose alone (d = 1)": "coop-1"}
-    named |= {"d = 0.5 without sending back": "coop-half-one-way", "true pictures": "true"}
-    gains = {name: evidence.difference("coop-half", name, "both") for name in ("coop-0", "coop-1", "coop-half-one-way")}
-    metrics = {f"both right, {label}, %": evidence.of(name, "both") for label, name in named.items()}
-    metrics |= {f"text right, {label}, %": evidence.of(name, "text") for label, name in named.items()}
-    metrics |= {f"key points found, {label}, %": evidence.of(name, "pck") for label, name in named.items()}
-    metrics |= {f"both right, d = 0.5 - {name}, points": gain for name, gain in gains.items()}
-    more, most, back = gains.values()
-    remark = (
-        "Text is right: the top has the colour named. Pose is right: at least half of the visible key points found."
-    )
-    return Finding(metrics, all_of(at_least(more, 10), at_least(most, 10), at_least(back, 5)), remark)
-
-
-def judge_hand_over(evidence: Evidence) -> Finding:
-    state = evidence.ratio("handed-over", "state-enlarged", "fd")
-    enlarged = evidence.ratio("handed-over", "small", "fd")
-    metrics = {
-        "Fréchet distance, clean guess enlarged / noisy state enlarged": state,
-        "Fréchet distance, hand-over / small drawing enlarged": enlarged,
-        "energy of fine detail, hand-over, % of true pictures": evidence.of("handed-over", "fine"),
-        "the same, small drawing enlarged, %": evidence.of("small", "fine"),
-    }
-    return Finding(metrics, all_of(at_most(state, 0.5), below(enlarged, 1)))
-
+_SCHEMES = {"text alone (d = 0)": "coop-0", "together (d = 0.5)": "coop-half", "pose alone (d = 1)": "coop-1"}
+_SCHEMES |= {"d = 0.5 without sending back": "coop-half-one-way", "true pictures": "true"}
+_OBEYED = {"both right": "both", "text right": "text", "key points found": "pck"}
+_GAINS = {"coop-0": 10, "coop-1": 10, "coop-half-one-way": 5}  # points that are asked of d = 0.5
+fd = partial(ratio, figure="fd")
 
 CLAIMS = (
     Claim(
@@ -240,35 +166,75 @@ CLAIMS = (
         "Two half-size generators draw as well as one whole model of equal training cost, at half the cost a step",
         "training cost -51 %, inference time about -50 %",
         "Fréchet distance at most 1.05 times, a step at most 0.6 times",
-        judge_halves,
+        {
+            "Fréchet distance, two halves / one whole": fd("halves", "one").must_be(at_most, 1.05),
+            "multiply-adds of a sampling step, half / whole": exact(HALF / WHOLE).must_be(at_most, 0.6),
+            "processor time of a drawing, two halves / one whole": ratio("halves", "one", "draw_seconds"),
+            "Fréchet distance, two halves": of("halves", "fd"),
+            "Fréchet distance, one whole": of("one", "fd"),
+        },
     ),
     Claim(
         "small texture",
         "Texture can be learned at the lower resolution; structure cannot",
         "structure at 1024, texture at 512 pixels; ablation not recovered",
         "Fréchet distance at most 1.1 times with texture learned small, at least 1.5 times with structure learned small",
-        judge_small_texture,
+        {
+            f"Fréchet distance, texture learned at {LOW} / at {HIGH} pixels": fd("small-texture", "halves").must_be(
+                at_most, 1.1
+            ),
+            f"Fréchet distance, structure learned at {LOW} / at {HIGH} pixels": fd("small-structure", "halves").must_be(
+                at_least, 1.5
+            ),
+            "multiply-adds of a training step, small / large": exact(HALF_LOW / HALF),
+        },
     ),
     Claim(
         "enlarged data",
         "Small pictures, enlarged, serve structure and do not blur what is drawn",
         "+48 % data used",
         "the lowest Fréchet distance of three, at least 90 % of the true pictures' fine detail, and more than one model",
-        judge_enlarged,
+        {
+            "pictures used, halves / one on sharp pictures": ratio("structure-mixed", "whole-sharp", "samples"),
+            "Fréchet distance, halves / one on the mixture": fd("mixed-halves", "mixed-one").must_be(below, 1),
+            "Fréchet distance, halves / one on the sharp pictures": fd("mixed-halves", "sharp-one").must_be(below, 1),
+            "energy of fine detail, halves, % of true pictures": of("mixed-halves", "fine").must_be(at_least, 90),
+            "the same, one on the mixture, %": of("mixed-one", "fine"),
+            "the same, one on the sharp pictures, %": of("sharp-one", "fine"),
+        },
+        unshown=(difference("mixed-halves", "mixed-one", "fine").must_be(above, errors=0),),
     ),
     Claim(
         "coop",
         "A text model and a pose model of different latent spaces, together, obey both",
         "shown in pictures",
         "both right at least 10 points more often than for either alone, and 5 more than without sending the fusion back",
-        judge_coop,
+        {
+            **{
+                f"{how}, {who}, %": of(drawn, figure)
+                for how, figure in _OBEYED.items()
+                for who, drawn in _SCHEMES.items()
+            },
+            **{
+                f"both right, d = 0.5 - {other}, points": difference("coop-half", other, "both").must_be(at_least, gain)
+                for other, gain in _GAINS.items()
+            },
+        },
+        "Text is right: the top has the colour named. Pose is right: at least half of the visible key points found.",
     ),
     Claim(
         "hand-over",
         "From low to high resolution the clean guess is to be enlarged, not the noisy state",
         "shown in pictures",
         "Fréchet distance at most half of the enlarged state's, and below the enlarged small drawing's",
-        judge_hand_over,
+        {
+            "Fréchet distance, clean guess enlarged / noisy state enlarged": fd(
+                "handed-over", "state-enlarged"
+            ).must_be(at_most, 0.5),
+            "Fréchet distance, hand-over / small drawing enlarged": fd("handed-over", "small").must_be(below, 1),
+            "energy of fine detail, hand-over, % of true pictures": of("handed-over", "fine"),
+            "the same, small drawing enlarged, %": of("small", "fine"),
+        },
     ),
 )
 
@@ -282,7 +248,7 @@ def tables(runs: Mapping[str, Path], evidence: Evidence) -> list[Table]:
     }
     here = ledger.measured(
         {name: [runs[variant] for variant in variants] for name, (_, variants) in schemes.items()},
-        {name: evidence.measures[drawn][0] for name, (drawn, _) in schemes.items()},
+        {name: evidence[drawn][0] for name, (drawn, _) in schemes.items()},
     )
     small = round(1000 * SMALL)
     return [here, ledger.estimated([(512, 512)] * small + [(1024, 1024)] * (1000 - small))]

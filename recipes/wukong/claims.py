@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from lt.models.nn.contrastive import Features, contrastive_loss
-from lt.recipes.claims import Claim, Evidence, Finding, Measured, Measures, Study, Variant, above, all_of, below
+from lt.recipes.claims import Claim, Measured, Measures, Study, Variant, above, below, difference, excess, of, ratio
 from lt.recipes.contrastive import measures
 from lt.recipes.contrastive.objective import ContrastiveEncoder, ContrastiveObjective
 from lt.recipes.system import Note
@@ -50,77 +50,58 @@ def similarity_seconds(objective: ContrastiveObjective, batch: int = 64) -> Meas
     return {"similarity_seconds": Measured(min(times))}
 
 
-def judge_locking(evidence: Evidence) -> Finding:
-    gain = evidence.difference("locked-few", "scratch-few", "r1")
-    cost = evidence.ratio("locked-few", "scratch-few", "step_seconds")
-    metrics = {
-        f"mean R@1, locked, {FEW} pairs, %": evidence.of("locked-few", "r1"),
-        f"mean R@1, from scratch, {FEW} pairs, %": evidence.of("scratch-few", "r1"),
-        f"mean R@1, same start but unlocked, {FEW} pairs, %": evidence.of("unlocked-few", "r1"),
-        "locked - scratch, points": gain,
-        f"locked - scratch, {SOME} pairs, points": evidence.difference("locked-some", "scratch-some", "r1"),
-        "step time, locked / scratch": cost,
-    }
-    return Finding(metrics, all_of(above(gain), below(cost, 0.7)))
-
-
-def judge_reduction(evidence: Evidence) -> Finding:
-    loss = evidence.difference("tokens", "reduced", "r1")
-    cost = evidence.ratio("reduced", "tokens", "similarity_seconds")
-    metrics = {
-        "mean R@1, all 64 tokens, %": evidence.of("tokens", "r1"),
-        "mean R@1, reduced to 12, %": evidence.of("reduced", "r1"),
-        "lost, points": loss,
-        "time of the similarity, reduced / all": cost,
-    }
-    return Finding(metrics, all_of(below(loss, 2), below(cost, 0.35)))
-
-
-def judge_similarities(evidence: Evidence) -> Finding:
-    heads = {"global": "locked-global", "token-wise": "locked-tokens", "reduced": "locked-reduced"}
-    gain = evidence.difference("locked-reduced", "locked-tokens", "r1")
-    metrics = {f"mean R@1, {head}, %": evidence.of(variant, "r1") for head, variant in heads.items()}
-    return Finding({**metrics, "reduced - token-wise, points": gain}, above(gain))
-
-
-def judge_prompts(evidence: Evidence) -> Finding:
-    gain = evidence.excess("reduced", "ensemble_votes", "bare")
-    metrics = {
-        "top-1, seven prompts, %": evidence.of("reduced", "ensemble_votes"),
-        "top-1, bare name, %": evidence.of("reduced", "bare"),
-        "difference, points": gain,
-    }
-    return Finding(metrics, above(gain, errors=1), "Prompts made of the world's own words, on combinations held out.")
-
-
 CLAIMS = (
     Claim(
         "locking",
         "With few pairs, a locked pretrained image tower beats training from scratch, and is cheaper",
         "all nine released models are locked; ablation not recovered",
         f"at {FEW} pairs locked beats scratch by more than 2 standard errors, and a step takes at most 0.7 of the time",
-        judge_locking,
+        {
+            f"mean R@1, locked, {FEW} pairs, %": of("locked-few", "r1"),
+            f"mean R@1, from scratch, {FEW} pairs, %": of("scratch-few", "r1"),
+            f"mean R@1, same start but unlocked, {FEW} pairs, %": of("unlocked-few", "r1"),
+            "locked - scratch, points": difference("locked-few", "scratch-few", "r1").must_be(above),
+            f"locked - scratch, {SOME} pairs, points": difference("locked-some", "scratch-some", "r1"),
+            "step time, locked / scratch": ratio("locked-few", "scratch-few", "step_seconds").must_be(below, 0.7),
+        },
     ),
     Claim(
         "reduction",
         "Reducing the visual tokens is nearly free",
         "ViT-L, mean of ten sets: all tokens 68.63, reduced 73.03",
         "at most 2 points of mean R@1 lost, and the similarity takes at most 0.35 of the time",
-        judge_reduction,
+        {
+            "mean R@1, all 64 tokens, %": of("tokens", "r1"),
+            "mean R@1, reduced to 12, %": of("reduced", "r1"),
+            "lost, points": difference("tokens", "reduced", "r1").must_be(below, 2),
+            "time of the similarity, reduced / all": ratio("reduced", "tokens", "similarity_seconds").must_be(
+                below, 0.35
+            ),
+        },
     ),
     Claim(
         "similarities",
         "On a locked tower, reduced tokens beat all tokens",
         "ViT-B, mean of ten sets: global 63.49, token-wise 58.09, reduced 65.65",
         "mean R@1 of reduced above token-wise by more than 2 standard errors",
-        judge_similarities,
+        {
+            "mean R@1, global, %": of("locked-global", "r1"),
+            "mean R@1, token-wise, %": of("locked-tokens", "r1"),
+            "mean R@1, reduced, %": of("locked-reduced", "r1"),
+            "reduced - token-wise, points": difference("locked-reduced", "locked-tokens", "r1").must_be(above),
+        },
     ),
     Claim(
         "prompts",
         "An ensemble of prompts beats the bare class name",
         "ImageNet, one prompt -> 80: 45.2 -> 48.2 (ViT-B, reduced)",
         "top-1 higher by more than 1 standard error",
-        judge_prompts,
+        {
+            "top-1, seven prompts, %": of("reduced", "ensemble_votes"),
+            "top-1, bare name, %": of("reduced", "bare"),
+            "difference, points": excess("reduced", "ensemble_votes", "bare").must_be(above, errors=1),
+        },
+        "Prompts made of the world's own words, on combinations held out.",
     ),
 )
 

@@ -15,7 +15,20 @@ import toy_study
 
 from lt.datagen.shards import LtError, UsageError
 from lt.recipes import reproduce as reproduction
-from lt.recipes.claims import Claim, Evidence, Finding, Measured, Study, Variant, above, all_of, below, find_study
+from lt.recipes.claims import (
+    Claim,
+    Measured,
+    Study,
+    Variant,
+    above,
+    all_of,
+    below,
+    difference,
+    excess,
+    find_study,
+    of,
+    ratio,
+)
 from lt.recipes.contrastive import measures
 from lt.recipes.evaluate.bootstrap import Interval
 from lt.recipes.training import checkpoints
@@ -27,17 +40,18 @@ def runs(*values, error=0.0):
 
 
 def test_the_error_is_the_larger_one_of_seeds_and_sampling():
-    evidence = Evidence({"a": runs(10, 12, 14), "b": runs(1, 1, 1, error=3)})
-    assert evidence.of("a", "r1")[:1] == (12,) and evidence.of("a", "r1").error == pytest.approx(2 / 3**0.5)
-    assert evidence.of("b", "r1").error == pytest.approx(3)  # the seeds share one test set
-    difference = evidence.difference("a", "b", "r1")
-    assert difference.value == 11 and difference.error == pytest.approx(3) and difference.high == pytest.approx(17)
-    assert evidence.excess("a", "r1", "base").value == 11
-    assert evidence.ratio("a", "b", "r1").value == 12
+    evidence = {"a": runs(10, 12, 14), "b": runs(1, 1, 1, error=3)}
+    mean = of("a", "r1").found(evidence)
+    assert mean.value == 12 and mean.error == pytest.approx(2 / 3**0.5)
+    assert of("b", "r1").found(evidence).error == pytest.approx(3)  # the seeds share one test set
+    gap = difference("a", "b", "r1").found(evidence)
+    assert gap.value == 11 and gap.error == pytest.approx(3) and gap.high == pytest.approx(17)
+    assert excess("a", "r1", "base").found(evidence).value == 11
+    assert ratio("a", "b", "r1").found(evidence).value == 12
 
 
 def test_a_single_seed_has_the_sampling_error_alone():
-    assert Evidence({"a": runs(5, error=2)}).of("a", "r1").error == 2
+    assert of("a", "r1").found({"a": runs(5, error=2)}).error == 2
 
 
 @pytest.mark.parametrize(
@@ -59,11 +73,11 @@ def test_known_studies_have_variants_for_every_claim():
         study = find_study(name)
         metrics = ("r1", "image_r1", "found", "chance", "pads_won", "order", "step_seconds", "similarity_seconds")
         metrics += ("ensemble", "ensemble_tokens", "ensemble_votes", "bare")
-        evidence = Evidence(
-            {v.name: [{f: Measured(float(s + 1), 1.0) for f in metrics} for s in range(3)] for v in study.variants}
-        )
+        evidence = {
+            v.name: [{f: Measured(float(s + 1), 1.0) for f in metrics} for s in range(3)] for v in study.variants
+        }
         for claim in study.claims:
-            assert claim.judge(evidence).verdict in ("confirmed", "not confirmed", "contradicted"), claim.name
+            assert claim.verdict(evidence) in ("confirmed", "not confirmed", "contradicted"), claim.name
     with pytest.raises(UsageError, match="Did you mean filip"):
         find_study("fillip")
 
@@ -73,17 +87,21 @@ def a_study(folder, measured) -> Study:
         measured.append(run.name)
         return {"accuracy": Measured(read_log(run, "validation")[-1]["accuracy"], 0.01)}
 
-    def judge(evidence):
-        gain = evidence.difference("wide", "narrow", "accuracy")
-        return Finding({"gain": gain}, above(gain))
-
     return Study(
         system="toy",
         variants=(
             Variant("wide", ("model.width=8",)),
             Variant("narrow", ("model.width=2", "data.train=[{few}]"), share=0.5),
         ),
-        claims=(Claim("width", "Wider is better", "-", "above 0", judge),),
+        claims=(
+            Claim(
+                "width",
+                "Wider is better",
+                "-",
+                "above 0",
+                {"gain": difference("wide", "narrow", "accuracy").must_be(above)},
+            ),
+        ),
         data=lambda note: (
             {"data.train": f"[{folder}]", "data.validation": str(folder), "few": str(folder)},
             str(folder),

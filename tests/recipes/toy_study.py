@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lt.datagen.shards import LtError
 from lt.recipes import registry
-from lt.recipes.claims import Claim, Evidence, Finding, Joint, Measured, Measures, Study, Variant, above
+from lt.recipes.claims import Claim, Joint, Measured, Measures, Study, Variant, above, difference
 from lt.recipes.reproduce import Trial, side_by_side
 from lt.recipes.training.logging import read_log
 
@@ -24,11 +24,6 @@ def _both(runs, test: str) -> Measures:
     return {name: Measured(read_log(run, "validation")[-1]["accuracy"]) for name, run in runs.items()}
 
 
-def _judge(evidence: Evidence) -> Finding:
-    gain = evidence.difference("wide", "narrow", "accuracy")
-    return Finding({"gain": gain}, above(gain))
-
-
 def study(folder: str, width: int = 8) -> Study:
     """Args: the toy's shards; the width of `further`, which cannot go on from `wide` with another one than 8."""
     return Study(
@@ -39,7 +34,15 @@ def study(folder: str, width: int = 8) -> Study:
             Variant("further", (f"model.width={width}", "train.init={wide}"), share=0.5),
             Variant("narrow", ("model.width=2",)),
         ),
-        claims=(Claim("width", "Wider is better", "-", "above 0", _judge),),
+        claims=(
+            Claim(
+                "width",
+                "Wider is better",
+                "-",
+                "above 0",
+                {"gain": difference("wide", "narrow", "accuracy").must_be(above)},
+            ),
+        ),
         data=lambda note: ({"data.train": f"[{folder}]", "data.validation": folder}, folder),
         measure=_measure,
         steps=6,

@@ -58,7 +58,7 @@ def metrics(**known: float) -> list[Measures]:
 def evidence(**better: list[Measures]) -> Evidence:
     """Every model draws alike, except for those that are named."""
     alike = metrics(fd=2.0, fine=80.0, text=50.0, pck=50.0, both=30.0, draw_seconds=1.0, samples=100.0)
-    return Evidence({one.name: alike for one in (*STUDY.variants, *STUDY.joints)} | better)
+    return {one.name: alike for one in (*STUDY.variants, *STUDY.joints)} | better
 
 
 def test_claims_are_judged_by_their_rules():
@@ -72,9 +72,9 @@ def test_claims_are_judged_by_their_rules():
         (hopeful, "confirmed"),
         ({**hopeful, "handed-over": metrics(fd=1.5, fine=80.0)}, "contradicted"),
     ):
-        verdicts = {claim.name: claim.judge(evidence(**better)).verdict for claim in STUDY.claims}
+        verdicts = {claim.name: claim.verdict(evidence(**better)) for claim in STUDY.claims}
         assert verdicts == {claim.name: "confirmed" for claim in STUDY.claims} | {"hand-over": verdict}
-    assert {claim.judge(evidence()).verdict for claim in STUDY.claims[1:]} <= {"not confirmed", "contradicted"}
+    assert {claim.verdict(evidence()) for claim in STUDY.claims[1:]} <= {"not confirmed", "contradicted"}
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_every_claim_is_judged_and_printed(reproduced):
         name: [{key: Measured(**value) for key, value in run.items()} for run in runs]
         for name, runs in written["measures"].items()
     }
-    verdicts = {claim: claim.judge(Evidence(kept)).verdict for claim in STUDY.claims}
+    verdicts = {claim: claim.verdict(kept) for claim in STUDY.claims}
     for claim, verdict in verdicts.items():
         assert f" {claim.statement}: {verdict.upper()} " in f" {printed} ", claim.name
         assert claim.rule in printed

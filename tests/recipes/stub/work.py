@@ -8,7 +8,7 @@ from stub_model import Mean
 from lt.datagen.engine.stage import Pipeline
 from lt.datagen.shards import Sample
 from lt.datagen.sources.numbered import NumberedSource
-from lt.recipes.claims import Claim, Finding, Measured, Study, Variant, below
+from lt.recipes.claims import Claim, Measured, Study, Variant, below, of
 from lt.recipes.config import Settings
 from lt.recipes.edit.stage import Edit, Edited, edit_job
 from lt.recipes.registry import Recipe
@@ -78,7 +78,7 @@ RECIPE = Recipe("stub", Settings, Stub, world, Path(__file__).parent)
 STUDY = Study(
     "stub",
     [Variant("plain")],
-    [Claim("dark", "Squares are dark", "-", "below a half", lambda e: Finding({}, below(e.of("plain", "shade"), 0.5)))],
+    [Claim("dark", "Squares are dark", "-", "below a half", {"shade": of("plain", "shade").must_be(below, 0.5)})],
     lambda note: ({"data.train": world(None, note)[1]}, "data/squares"),
     lambda run, test: {"shade": Measured(learned(run), 0.01)},
     steps=40,
