@@ -127,6 +127,10 @@ class Clause:
     objects: tuple[int, ...]
 
 
+Told = tuple[Phrase, tuple[str, str], tuple[str, str]]
+"""A clause's subject, its relation and its object, en and zh; the first clause of a caption names its object in full."""
+
+
 def captions(phrases: Sequence[Phrase], clauses: Sequence[Clause], where: dict[str, str]) -> dict[str, list[str]]:
     """Three ways to say it in each language, the plainest first; the i-th of both languages say the same.
 
@@ -137,19 +141,10 @@ def captions(phrases: Sequence[Phrase], clauses: Sequence[Clause], where: dict[s
     """
     if not clauses:
         return _alone(phrases[0], where)
-    turned = [_turn(clauses[0]), *clauses[1:]]
-    return {
-        "en": [
-            _en_compact(phrases, clauses, where["en"]),
-            _en_turned(phrases, clauses, where["en"]),
-            _en_sentences(phrases, clauses, where["en"]),
-        ],
-        "zh": [
-            _zh_compact(phrases, clauses, where["zh"]),
-            _zh_compact(phrases, turned, where["zh"]),
-            _zh_existential(phrases, clauses, where["zh"]),
-        ],
-    }
+    first = clauses[0]
+    turned = Clause(first.objects[0], CONVERSE[first.relation], (first.subject,))
+    told, told_turned = _told(phrases, clauses), _told(phrases, [turned, *clauses[1:]])
+    return {"en": _english(told, told_turned, where["en"]), "zh": _chinese(told, told_turned, where["zh"])}
 
 
 def _alone(phrase: Phrase, where: dict[str, str]) -> dict[str, list[str]]:
@@ -160,51 +155,35 @@ def _alone(phrase: Phrase, where: dict[str, str]) -> dict[str, list[str]]:
     }
 
 
-def _turn(clause: Clause) -> Clause:
-    return Clause(clause.objects[0], CONVERSE[clause.relation], (clause.subject,))
+def _told(phrases: Sequence[Phrase], clauses: Sequence[Clause]) -> list[Told]:
+    first = phrases[clauses[0].objects[0]]
+    objects = [(first.en, first.zh), *(_object(phrases, clause) for clause in clauses[1:])]
+    return [(phrases[c.subject], RELATIONS[c.relation], thing) for c, thing in zip(clauses, objects, strict=True)]
 
 
-def _en_compact(phrases: Sequence[Phrase], clauses: Sequence[Clause], where: str) -> str:
-    return ", ".join([_en_first(phrases, clauses[0]), *_en_rest(phrases, clauses[1:]), where])
+def _english(told: Sequence[Told], turned: Sequence[Told], where: str) -> list[str]:
+    compact, (opening, *rest) = (
+        [f"{subject.en} {relation} {thing}" for subject, (relation, _), (thing, _) in clauses]
+        for clauses in (told, turned)
+    )
+    sentences = [f"{subject.en} {subject.is_are} {relation} {thing}." for subject, (relation, _), (thing, _) in told]
+    sentences[0] = f"{where}, {sentences[0]}"
+    return [
+        ", ".join([*compact, where]),
+        f"{opening} {where}" + (f", with {' and '.join(rest)}" if rest else ""),
+        " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences),
+    ]
 
 
-def _en_turned(phrases: Sequence[Phrase], clauses: Sequence[Clause], where: str) -> str:
-    first, rest = _en_first(phrases, _turn(clauses[0])), _en_rest(phrases, clauses[1:])
-    return f"{first} {where}" + (f", with {' and '.join(rest)}" if rest else "")
-
-
-def _en_first(phrases: Sequence[Phrase], clause: Clause) -> str:
-    return f"{phrases[clause.subject].en} {RELATIONS[clause.relation][0]} {phrases[clause.objects[0]].en}"
-
-
-def _en_rest(phrases: Sequence[Phrase], clauses: Sequence[Clause]) -> list[str]:
-    return [f"{phrases[c.subject].en} {RELATIONS[c.relation][0]} {_object(phrases, c)[0]}" for c in clauses]
-
-
-def _en_sentences(phrases: Sequence[Phrase], clauses: Sequence[Clause], where: str) -> str:
-    first, *rest = clauses
-    subject = phrases[first.subject]
-    text = f"{subject.en} {subject.is_are} {RELATIONS[first.relation][0]} {phrases[first.objects[0]].en}"
-    sentences = [f"{where[0].upper()}{where[1:]}, {text}."]
-    for clause in rest:
-        subject = phrases[clause.subject]
-        text = f"{subject.en} {subject.is_are} {RELATIONS[clause.relation][0]} {_object(phrases, clause)[0]}."
-        sentences.append(text[0].upper() + text[1:])
-    return " ".join(sentences)
-
-
-def _zh_compact(phrases: Sequence[Phrase], clauses: Sequence[Clause], where: str) -> str:
-    first, *rest = clauses
-    parts = [f"{phrases[first.subject].zh}在{phrases[first.objects[0]].zh}的{RELATIONS[first.relation][1]}"]
-    parts += [f"{phrases[c.subject].zh}在{_object(phrases, c)[1]}的{RELATIONS[c.relation][1]}" for c in rest]
-    return "，".join([where, *parts])
-
-
-def _zh_existential(phrases: Sequence[Phrase], clauses: Sequence[Clause], where: str) -> str:
-    first, *rest = clauses
-    parts = [f"{where}有{phrases[first.objects[0]].zh}，{RELATIONS[first.relation][1]}是{phrases[first.subject].zh}"]
-    parts += [f"{_object(phrases, c)[1]}的{RELATIONS[c.relation][1]}有{phrases[c.subject].zh}" for c in rest]
-    return "，".join(parts) + "。"
+def _chinese(told: Sequence[Told], turned: Sequence[Told], where: str) -> list[str]:
+    compact = [
+        "，".join([where, *(f"{subject.zh}在{thing}的{relation}" for subject, (_, relation), (_, thing) in clauses)])
+        for clauses in (told, turned)
+    ]
+    (subject, (_, relation), (_, thing)), *rest = told
+    parts = [f"{where}有{thing}，{relation}是{subject.zh}"]
+    parts += [f"{thing}的{relation}有{subject.zh}" for subject, (_, relation), (_, thing) in rest]
+    return [*compact, "，".join(parts) + "。"]
 
 
 def _object(phrases: Sequence[Phrase], clause: Clause) -> tuple[str, str]:
