@@ -159,7 +159,8 @@ def read_rejects(path: Path | Location, key: str | None = None) -> list[Reject]:
     try:
         only = None if key is None else [("key", "=", _clean(key))]
         with location.open() as file:
-            rows = pq.read_table(file, filters=only, use_threads=False).to_pylist()  # its threads can abort at exit
+            # its threads can abort at exit
+            rows = pq.read_table(file, filters=only, use_threads=False, pre_buffer=False).to_pylist()
         return [Reject(**{**row, "meta": json.loads(row["meta"])}) for row in rows]
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         raise LtError(
