@@ -102,7 +102,8 @@ class Claim:
 
     def verdict(self, evidence: Evidence) -> Verdict:
         figures = (*self.figures.values(), *self.unshown)
-        return all_of(*(figure.test(figure.found(evidence)) for figure in figures if figure.test))
+        verdicts: list[Verdict] = [figure.test(figure.found(evidence)) for figure in figures if figure.test]
+        return all_of(*verdicts)
 
 
 @dataclass(frozen=True)

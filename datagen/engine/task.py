@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from lt.datagen.engine.code import code_version
 from lt.datagen.engine.plan import WRITE, Task, pipeline_code
@@ -328,7 +328,10 @@ class Meter(Iterator[Sample]):
 
 def lineage_entry(step: Source | Stage) -> dict[str, Any]:
     """What every sample that passes `step` carries: stage, digest of the settings, code version, and the seed if it has one."""
-    params = digest_of([step.name, step.settings()])[:12] if hasattr(step, "splits") else stage_digest(step)
+    if hasattr(step, "splits"):
+        params = digest_of([step.name, cast(Source, step).settings()])[:12]
+    else:
+        params = stage_digest(cast(Stage, step))
     entry: dict[str, Any] = {"stage": step.name, "params": params, "code": code_version(step)}
     seed = getattr(step, "seed", None)
     return entry | ({"seed": seed} if isinstance(seed, int) else {})

@@ -143,7 +143,7 @@ def open_image(data: bytes, formats: Sequence[str] = FILE_FORMATS) -> Image.Imag
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=formats)
+            image = Image.open(io.BytesIO(data), formats=tuple(formats))
     except Image.DecompressionBombError as error:
         raise SampleError("image-too-large", str(error)) from None
     except (
@@ -201,7 +201,8 @@ def _undecodable() -> Iterator[None]:
 def _loaded(data: bytes, turn: bool, formats: Sequence[str], least: int = 0) -> tuple[Image.Image, str]:
     """A decoded picture, and how a PNG stores its pixels, as Pillow puts it."""
     image = open_image(data, formats)
-    rawmode = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
+    tiles: list[Any] = getattr(image, "tile", [])
+    rawmode = str(tiles[0][3]) if image.format == "PNG" and tiles else ""
     if least:
         image.draft(None, (least, least))  # what is no JPEG knows no scales, and ignores it
     image.load()

@@ -64,10 +64,10 @@ def export(
         raise UsageError(f"Unknown export format {kind!r}.", f"Known: {', '.join(FORMATS)}.")
     done, coco = Exported(out), _Coco()
     for number, sample in enumerate(samples, 1):
+        if isinstance(sample, Reject):
+            done.rejects.append(sample)
+            continue
         try:
-            if isinstance(sample, Reject):
-                done.rejects.append(sample)
-                continue
             name = safe_key(sample.key)
             target = (
                 out / "images" / f"{name}.{sample.picture_field}" if kind == "coco" else out / f"{name}{_SUFFIX[kind]}"

@@ -274,7 +274,7 @@ def expanded(where: str) -> list[str]:
         return [where]
     try:
         found = [os.path.join(folder, one) for one in braceexpand.braceexpand(name)]  # noqa: PTH118 - URLs, too
-    except braceexpand.UnbalancedBracesError as error:
+    except ValueError as error:
         raise ShardError(f"The braces of {where} do not close.", "As in part-{000..009}.tar.") from error
     if is_local and glob.has_magic(name):
         found = [path for one in found for path in sorted(glob.glob(glob.escape(folder) + one[len(folder) :]))]  # noqa: PTH207

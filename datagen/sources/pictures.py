@@ -46,7 +46,8 @@ def load_picture(path: Path, stated_size: tuple[int, int] | None = None) -> tupl
     image = codec.open_image(data)
     told = codec.orientation(image)
     turned = _should_turn(image, told, stated_size)
-    size = image.size[::-1] if turned and told in _SWAPPED else image.size
+    width, height = image.size
+    size = (height, width) if turned and told in _SWAPPED else (width, height)
     if stated_size is not None and size != stated_size:
         raise SampleError(
             "size-mismatch", f"the file is {size[0]}x{size[1]}, annotations say {stated_size[0]}x{stated_size[1]}"

@@ -87,7 +87,7 @@ class LogitScale(nn.Module):
         return torch.cat([image, self.logit_scale]).exp()
 
 
-def _scalars_to_vectors(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _scalars_to_vectors(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
     for name, _ in module.named_parameters(prefix.removesuffix("."), recurse=False):
         if name in state and state[name].ndim == 0:
             state[name] = state[name].reshape(1)

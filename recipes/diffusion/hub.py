@@ -13,15 +13,15 @@ from lt.datagen.shards import LtError
 from lt.recipes.shipped import located
 
 _NAME = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w.-]+))?((?:/[\w.-]+)*)")
-_FETCHED = (
+_FETCHED = [
     "*.json",
     "*.txt",
     "*.model",
     "*/*.safetensors",
     "model*.safetensors",
     "diffusion_pytorch_model*.safetensors",
-)
-_LEFT = ("*.non_ema.*", "*.fp16.*")
+]
+_LEFT = ["*.non_ema.*", "*.fp16.*"]
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_)?model(?:-\d+-of-\d+)?(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 
@@ -37,7 +37,7 @@ def found(where: str | Path) -> Path:
         return folder
     repo, revision, inside = name
     try:
-        return (_snapshot(repo, revision, local_files_only=True) or _snapshot(repo, revision)) / inside
+        return (_cached(repo, revision) or Path(_snapshot(repo, revision))) / inside
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:160]
         fetch = f"hf download {repo}" + (f" --revision {revision}" if revision else "")
@@ -50,7 +50,7 @@ def found(where: str | Path) -> Path:
 def is_here(where: str | Path) -> bool:
     """Whether a model's folder is there, or in the hub's cache. Fetches nothing."""
     name = _name(str(where))
-    return located(where).is_dir() or (name is not None and _snapshot(*name[:2], local_files_only=True) is not None)
+    return located(where).is_dir() or (name is not None and _cached(*name[:2]) is not None)
 
 
 def revision_of(folder: Path) -> str:
@@ -67,17 +67,21 @@ def _name(where: str) -> tuple[str, str | None, str] | None:
     return match[1], match[2], match[3].removeprefix("/")
 
 
-def _snapshot(repo: str, revision: str | None, local_files_only: bool = False) -> Path | None:
-    from huggingface_hub import snapshot_download
+def _cached(repo: str, revision: str | None) -> Path | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        patterns = {"allow_patterns": list(_FETCHED), "ignore_patterns": list(_LEFT)}
-        return Path(snapshot_download(repo, revision=revision, local_files_only=local_files_only, **patterns))
+        return Path(_snapshot(repo, revision, local_files_only=True))
     except LocalEntryNotFoundError:
-        if local_files_only:
-            return None
-        raise
+        return None
+
+
+def _snapshot(repo: str, revision: str | None, local_files_only: bool = False) -> str:
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(
+        repo, revision=revision, local_files_only=local_files_only, allow_patterns=_FETCHED, ignore_patterns=_LEFT
+    )
 
 
 def config_of(folder: Path, name: str = "config.json") -> dict[str, Any]:

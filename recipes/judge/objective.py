@@ -104,7 +104,9 @@ def exact_points(sample: Sample) -> np.ndarray:
     if width != height:
         raise SampleError("not-square", f"{width}x{height}")
     try:
-        return np.array(people[0], np.float32).reshape(len(COCO_KEYPOINTS), 3) / np.float32([width, height, 1])
+        return np.array(people[0], np.float32).reshape(len(COCO_KEYPOINTS), 3) / np.array(
+            [width, height, 1], np.float32
+        )
     except (TypeError, ValueError, KeyError) as error:  # foreign json
         raise SampleError("no-key-points", f"json.keypoints is of another shape: {error}") from None
 

@@ -147,7 +147,7 @@ def check_usable(plan: RunPlan) -> None:
 def is_finished(plan: RunPlan) -> bool:
     """Whether a run has made all its steps, and all its rounds where it has any."""
     if plan.recipe.rounds:
-        return plan.recipe.rounds.are_done(plan)
+        return plan.recipe.rounds.are_done(plan.out, plan.settings)
     newest = checkpoints.latest(plan.out / "checkpoints")
     if newest is None:
         return False

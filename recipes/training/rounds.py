@@ -73,10 +73,10 @@ class Rounds:
     count: Callable[[Any], int]
     steps: Callable[["RunPlan", Round], Iterator[Shards | Training]]
 
-    def are_done(self, plan: "RunPlan") -> bool:
-        """Whether the run's folder says that so many were completed."""
-        done = plan.out / DONE
-        return done.exists() and json.loads(done.read_bytes())["rounds"] >= self.count(plan.settings)
+    def are_done(self, out: Path, settings: Any) -> bool:
+        """Whether a run's folder says that so many were completed as its settings ask for."""
+        done = out / DONE
+        return done.exists() and json.loads(done.read_bytes())["rounds"] >= self.count(settings)
 
 
 def run_rounds(
