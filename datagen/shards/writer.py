@@ -157,10 +157,10 @@ def read_rejects(path: Path | Location, key: str | None = None) -> list[Reject]:
 
     location = path if isinstance(path, Location) else Location(str(path))
     try:
-        only = None if key is None else [("key", "=", _clean(key))]
-        with location.open() as file:
-            # its threads can abort at exit
-            rows = pq.read_table(file, filters=only, use_threads=False, pre_buffer=False).to_pylist()
+        # `read_table` scans with threads, which abort now and then at the process's exit, whatever it is told
+        with location.open() as file, pq.ParquetFile(file, pre_buffer=False) as parquet:
+            read = (row for batch in parquet.iter_batches(use_threads=False) for row in batch.to_pylist())
+            rows = [row for row in read if key is None or row["key"] == _clean(key)]
         return [Reject(**{**row, "meta": json.loads(row["meta"])}) for row in rows]
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         raise LtError(
