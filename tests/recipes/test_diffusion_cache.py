@@ -119,13 +119,13 @@ def test_whatever_changes_the_cache_is_another_one(data, vae, notes, change):
 def test_data_made_again_by_an_edited_code_are_the_same_data(data, vae, notes):
     """A run that began on them goes on, and its cache is found."""
     found = cached([str(data)], [picture_stage(str(vae), 64, 64)], notes.append)
-    before = ShardSet([str(data)]).digest, ShardSet.of(found).digest
+    before = ShardSet([str(data)]).digest, ShardSet(found).digest
     write_pictures(data, code="5d6c7b8a")
     assert cached([str(data)], [picture_stage(str(vae), 64, 64)], notes.append) == found and len(notes) == 1
     shutil.rmtree(found[0])
     cached([str(data)], [picture_stage(str(vae), 64, 64)], notes.append)
     assert "5d6c7b8a" in str(open_shards(found[0])["p-0"].meta["lineage"])
-    assert (ShardSet([str(data)]).digest, ShardSet.of(found).digest) == before
+    assert (ShardSet([str(data)]).digest, ShardSet(found).digest) == before
 
 
 def test_a_cache_of_another_encoder_put_in_its_place_is_refused(data, vae, tmp_path, notes):

@@ -125,6 +125,7 @@ def test_ctrl_c_stops_an_edit_and_the_same_command_goes_on(lt, folder, monkeypat
             signal.raise_signal(signal.SIGINT)
         return plain(self, requests)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
     monkeypatch.setattr(editor, "edited", pressed)
     code, _, told = lt(*words)
     assert code == 1 and "the same command again continues" in told and "Traceback" not in told

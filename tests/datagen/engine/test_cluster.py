@@ -47,14 +47,14 @@ def test_ray_makes_the_same_shards_as_this_process_and_deals_devices(cluster, tm
 @pytest.mark.slow
 def test_trouble_on_ray_costs_one_retry_then_the_sample(cluster, tmp_path: Path):
     pipeline = Pipeline("troubled", Numbers(3), (Trouble("exit"), Hang("hang", at=15)))
-    report = run_pipeline(pipeline, tmp_path, workers=2, engine="ray", stall_seconds=5)
+    report = run_pipeline(pipeline, tmp_path, workers=2, engine="ray", stall_seconds=20)
     assert report.complete and report.rejected["worker-died"] == 2
     lost = {
         reject.key: reject.detail
         for _, reject in open_shards(str(tmp_path)).rejects()
         if reject.reason == "worker-died"
     }
-    assert "ActorDiedError" in lost["n-000003"] and "no progress for 5 seconds" in lost["n-000015"]
+    assert "ActorDiedError" in lost["n-000003"] and "no progress for 20 seconds" in lost["n-000015"]
 
 
 def test_without_ray_the_command_that_adds_it_is_named(tmp_path: Path, monkeypatch):

@@ -103,11 +103,11 @@ def test_every_claim_is_judged_and_printed(reproduced):
         name: [{key: Measured(**value) for key, value in run.items()} for run in runs]
         for name, runs in written["measures"].items()
     }
-    verdicts = {claim: claim.verdict(kept) for claim in STUDY.claims}
-    for claim, verdict in verdicts.items():
+    verdicts = [claim.verdict(kept) for claim in STUDY.claims]
+    for claim, verdict in zip(STUDY.claims, verdicts, strict=True):
         assert f" {claim.statement}: {verdict.upper()} " in f" {printed} ", claim.name
         assert claim.rule in printed
-    assert [one["verdict"] for one in written["claims"]] == list(verdicts.values())
+    assert [one["verdict"] for one in written["claims"]] == verdicts
     assert "test the machinery" in printed and "nan" not in printed
 
 

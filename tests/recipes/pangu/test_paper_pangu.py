@@ -122,7 +122,7 @@ def test_a_row_brings_its_bucket_and_the_pooled_text(plan_of, folder):
     said = [rows["p-01"]["caption"]]
     features, pooled = english.read(said)
     assert pooled is not None
-    paper = {"text": torch.cat([chinese(said), features], -1), "pooled": pooled, "ids": torch.ones(1, 1)}
+    paper = {"text": torch.cat([chinese.read(said)[0], features], -1), "pooled": pooled, "ids": torch.ones(1, 1)}
     ours = objective.caption_condition(said) | objective.size_condition(64, 64, 1)
     assert ours.keys() == paper.keys() and all(torch.equal(ours[name], paper[name]) for name in paper)
     for name in ("text", "pooled"):
